@@ -1,0 +1,150 @@
+"""`luban STAGE [VERB] ...`: one table from a stage's name to the module that holds its `Config` and `run`.
+
+A stage module has `Config` (a dataclass), `run(config)` returning a dict of results, and may have
+`show(results)` to print them for people. With `--json` the dict itself goes to stdout; progress and logs
+always go to stderr. Exit codes: 0 done, 2 the user's mistake, 1 ours, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from luban import __version__
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a stage lives. `takes_lm`: its `run` is also given the function that opens a language model."""
+
+    module: str
+    summary: str
+    takes_lm: bool = False
+
+
+STAGES = {
+    "fetch": Stage("luban.fetch", "bring text or a model here: a known name, hf:org/name, or a local path"),
+    "data prepare": Stage("luban.data.prepare", "raw files to clean documents, with a held-out part"),
+    "data shards": Stage("luban.data.shards", "documents to memory-mapped token shards"),
+    "data check": Stage(
+        "luban.data.check", "show conversation rows as the model will see them: rendered and masked"
+    ),
+    "tokenizer train": Stage("luban.data.vocabulary", "learn a byte-level BPE vocabulary from documents"),
+    "plan": Stage("luban.training.plan", "parameters, FLOPs, memory by part and time, before running"),
+    "pretrain": Stage("luban.training.pretrain", "token shards to a base model"),
+    "sft": Stage("luban.tuning.sft", "base model and conversation rows to an assistant"),
+    "eval": Stage(
+        "luban.evaluation.run", "what a model knows: bits per byte, questions answered", takes_lm=True
+    ),
+    "generate": Stage("luban.inference.complete", "continue a prompt", takes_lm=True),
+    "chat": Stage("luban.inference.chat", "talk to a model in the terminal", takes_lm=True),
+    "doctor": Stage("luban.doctor", "what works on this machine and why not; its measured speed"),
+    "quickstart": Stage("luban.quickstart", "all of the above on real text, in minutes"),
+}
+LM_OPENER = ("luban.inference.local", "open_lm")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage; returns the exit code. Every user mistake ends in one message on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"luban {__version__}")
+        return 0
+    from luban.errors import LubanError
+
+    try:
+        return _run_stage(words)
+    except LubanError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was finished is kept, the same command goes on", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _complain(
+                f"{error.filename or 'output'}: the disk is full\n  try: free space, then run it again", 2
+            )
+        if (
+            error.errno in (errno.EACCES, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENOENT)
+            and error.filename
+        ):
+            return _complain(f"{error.filename}: {error.strerror}", 2)
+        raise
+
+
+def overview() -> str:
+    """The page of `luban --help`: every stage on a line."""
+    width = max(map(len, STAGES))
+    lines = ["luban: raw text to a language model that is aligned, evaluated and served.", ""]
+    lines += ["usage: luban STAGE [--config FILE.yaml] [key=value | --key value]...", "", "stages:"]
+    lines += [f"  {name:<{width}}  {stage.summary}" for name, stage in STAGES.items()]
+    lines += ["", "`luban STAGE --help` lists a stage's settings; `luban quickstart` runs the whole way."]
+    return "\n".join(lines)
+
+
+def _run_stage(words: list[str]) -> int:
+    from luban import config as settings
+    from luban.folder import RUN_FILE, AlreadyDone, read_json
+
+    name, rest = _stage_named(words)
+    stage = STAGES[name]
+    module = importlib.import_module(stage.module)
+    if "-h" in rest or "--help" in rest:
+        print(settings.help_text(module.Config, stage=name))
+        return 0
+    as_json = "--json" in rest
+    config = settings.load(module.Config, [word for word in rest if word != "--json"], where=f"luban {name}")
+    try:
+        results = module.run(config, _lm_opener()) if stage.takes_lm else module.run(config)
+    except AlreadyDone as done:
+        print(str(done), file=sys.stderr)
+        results = read_json(done.out / RUN_FILE)["metrics"]
+    _report(module, results or {}, as_json)
+    return 0
+
+
+def _stage_named(words: list[str]) -> tuple[str, list[str]]:
+    """The longest stage name at the start of `words`, and what follows it."""
+    from luban.errors import ConfigError, nearest
+
+    for length in (2, 1):
+        if " ".join(words[:length]) in STAGES:
+            return " ".join(words[:length]), words[length:]
+    verbs = [name.split()[1] for name in STAGES if name.startswith(f"{words[0]} ")]
+    if verbs and words[1:2] in ([], ["-h"], ["--help"]):
+        hint = f"luban {words[0]} {verbs[0]} --help"
+        raise ConfigError(f"'{words[0]}' needs one of: {', '.join(verbs)}", where="luban", hint=hint)
+    if verbs:
+        raise ConfigError(f"unknown verb '{words[1]}'; {nearest(words[1], verbs)}", where=f"luban {words[0]}")
+    raise ConfigError(f"unknown stage '{words[0]}'; {nearest(words[0], STAGES)}", where="luban")
+
+
+def _lm_opener() -> Any:
+    module, name = LM_OPENER
+    return getattr(importlib.import_module(module), name)
+
+
+def _report(module: ModuleType, results: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False))
+    elif hasattr(module, "show"):
+        module.show(results)
+    else:
+        for key, value in results.items():
+            print(f"{key}: {value}")
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

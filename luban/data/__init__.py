@@ -1,0 +1,1 @@
+"""Raw text to batches: documents, cleaning, token shards, the loader, conversation rows."""

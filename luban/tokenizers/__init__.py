@@ -1,0 +1,1 @@
+"""Text to ids and back: training, files in Hugging Face layout, chat templates."""

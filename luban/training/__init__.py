@@ -1,0 +1,1 @@
+"""The mechanics of learning, once: losses, optimizer, loop, checkpoints."""

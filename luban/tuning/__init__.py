@@ -1,0 +1,1 @@
+"""Supervised stages on top of a pretrained model."""
