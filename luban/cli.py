@@ -8,6 +8,7 @@ always go to stderr. Exit codes: 0 done, 2 the user's mistake, 1 ours, 130 inter
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import json
 import sys
@@ -37,7 +38,7 @@ STAGES = {
     ),
     "tokenizer train": Stage("luban.data.vocabulary", "learn a byte-level BPE vocabulary from documents"),
     "plan": Stage("luban.training.plan", "parameters, FLOPs, memory by part and time, before running"),
-    "pretrain": Stage("luban.training.pretrain", "token shards to a base model"),
+    "pretrain": Stage("luban.training.pretrain", "token shards to a base model", takes_lm=True),
     "sft": Stage("luban.tuning.sft", "base model and conversation rows to an assistant"),
     "eval": Stage(
         "luban.evaluation.run", "what a model knows: bits per byte, questions answered", takes_lm=True
@@ -106,7 +107,7 @@ def _run_stage(words: list[str]) -> int:
     as_json = "--json" in rest
     config = settings.load(module.Config, [word for word in rest if word != "--json"], where=f"luban {name}")
     try:
-        results = module.run(config, _lm_opener()) if stage.takes_lm else module.run(config)
+        results = module.run(config, _lm_opener(config)) if stage.takes_lm else module.run(config)
     except AlreadyDone as done:
         print(str(done), file=sys.stderr)
         results = read_json(done.out / RUN_FILE)["metrics"]
@@ -130,9 +131,13 @@ def _stage_named(words: list[str]) -> tuple[str, list[str]]:
     raise ConfigError(f"unknown stage '{words[0]}'; {nearest(words[0], STAGES)}", where="luban")
 
 
-def _lm_opener() -> Any:
+def _lm_opener(config: Any) -> Any:
+    """The function that opens a language model, on the device that the stage's settings name, if any."""
+    from luban.device import DeviceConfig
+
     module, name = LM_OPENER
-    return getattr(importlib.import_module(module), name)
+    opener = getattr(importlib.import_module(module), name)
+    return functools.partial(opener, device=config) if isinstance(config, DeviceConfig) else opener
 
 
 def _report(module: ModuleType, results: dict[str, Any], as_json: bool) -> None:

@@ -3,7 +3,8 @@
 A config is a frozen, keyword-only dataclass; each field is followed by a docstring that becomes its `--help`
 line. Values come from defaults, then from `--config FILE.yaml`, then from overrides (`a.b=1`, `--a.b 1`).
 Unknown names fail with their path and the nearest known one; types and ranges are checked by pydantic
-(`Annotated[int, Ge(1)]`). No torch here: `luban STAGE --help` must answer at once.
+(`Annotated[int, Ge(1)]`). A config may name one field that bare words set: `POSITIONAL: ClassVar[str] = "data"`.
+No torch here: `luban STAGE --help` must answer at once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from luban.errors import ConfigError, nearest
+from luban.errors import ConfigError, LubanError, nearest
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -34,15 +35,21 @@ def load(cls: type[T], arguments: Sequence[str], *, where: str) -> T:
     """Build a `cls` from command-line words.
 
     `--config FILE` may be repeated, later files win; `key=value`, `--key value`, `--key=value` and a bare
-    `--flag` (true) set one field, dots descend. A list field takes all words up to the next `--option`.
+    `--flag` (true) set one field, dots descend. A list field takes all words up to the next setting,
+    and given again, more of them.
+    Bare words set the field that `cls.POSITIONAL` names, if it names one.
     Raises ConfigError that names the setting, its path and the choices. `where` names the stage in messages.
     """
     tree: Tree = {}
+    lists: dict[str, list[Any]] = {}
     for key, words in _parse(cls, arguments, where):
         if key == "config":
             tree = _merge(tree, read_file(words))
-        else:
-            tree = _merge(tree, _nest(key, _parse_value(cls, key, words, where)))
+            continue
+        value = _parse_value(cls, key, words, where)
+        if isinstance(value, list):
+            value = lists[key] = [*lists.get(key, []), *value]
+        tree = _merge(tree, _nest(key, value))
     return build(cls, tree, where=where)
 
 
@@ -53,6 +60,9 @@ def build(cls: type[T], tree: Mapping[str, Any], *, where: str) -> T:
         return _adapter(cls).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, LubanError):  # a config's own __post_init__ said what is wrong
+            raise type(cause)(cause.what, where=cause.where or where, hint=cause.hint) from None
         path = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
             raise ConfigError(f"setting '{path}' is required", where=where, hint=f"--{path} VALUE") from None
@@ -81,7 +91,7 @@ def read_file(path: str | Path) -> Tree:
 def leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], str]]:
     """Each settable name with its field and docstring, nested ones dotted: `optimizer.learning_rate`."""
     docs = field_docs(cls)
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     for field in dataclasses.fields(cls):
         inner = _dataclass_in(hints[field.name])
         if inner is not None:
@@ -92,7 +102,8 @@ def leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field
 
 def help_text(cls: type, *, stage: str) -> str:
     """The `--help` page of a stage, made from its config's own docs."""
-    lines = [f"usage: luban {stage} [--config FILE.yaml] [key=value | --key value]...", ""]
+    usage = f"usage: luban {stage} {_positional_usage(cls)}[--config FILE.yaml] [key=value | --key value]..."
+    lines = [usage, ""]
     lines += [inspect.getdoc(cls) or "", "", "settings:"]
     for name, field, doc in leaves(cls):
         lines.append(f"  --{name.replace('_', '-')} {_describe(cls, name)}{_default(field)}")
@@ -116,17 +127,17 @@ def field_docs(cls: type) -> dict[str, str]:
 
 def reject_unknown(cls: type, tree: Mapping[str, Any], *, where: str, prefix: str = "") -> None:
     """Raise ConfigError for the first key that `cls` does not have, with the nearest it has."""
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     for key, value in tree.items():
         if key not in hints:
-            raise _unknown(cls, f"{prefix}{key}", where)
+            raise _unknown(cls, f"{prefix}{key}", where, prefix)
         inner = _dataclass_in(hints[key])
         if inner is not None and isinstance(value, Mapping):
             reject_unknown(inner, value, where=where, prefix=f"{prefix}{key}.")
 
 
-def _unknown(cls: type, path: str, where: str) -> ConfigError:
-    names = [name for name, _, _ in leaves(cls)]
+def _unknown(cls: type, path: str, where: str, prefix: str = "") -> ConfigError:
+    names = [name for name, _, _ in leaves(cls, prefix)]
     leaf = path.rpartition(".")[2]
     same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
     advice = f"did you mean '{same_leaf[0]}'?" if same_leaf else nearest(path, names)
@@ -136,22 +147,59 @@ def _unknown(cls: type, path: str, where: str) -> ConfigError:
 def _parse(cls: type, arguments: Sequence[str], where: str) -> Iterator[tuple[str, Any]]:
     """Pairs of dotted key and its words: a string, or a list of them for a list field."""
     words = list(arguments)
+    positional = False
     while words:
         word = words.pop(0)
         key, equals, value = word.removeprefix("--").partition("=")
         key = key.replace("-", "_")
-        if not word.startswith("--") and not (equals and key.replace(".", "").isidentifier()):
-            raise ConfigError(f"cannot read '{word}'", where=where, hint="write key=value or --key value")
-        if equals:
+        if not _is_setting(word):
+            yield _positional(cls, word, words, where, again=positional)
+            positional = True
+        elif equals:
             yield key, value
-            continue
-        kind = None if key == "config" else _type_at(cls, key, where)
-        taken = []
-        while words and not words[0].startswith("--") and (not taken or _is_list(kind)):
-            taken.append(words.pop(0))
-        if not taken and _strip(kind) is not bool:
-            raise ConfigError(f"--{key} needs a value", where=where)
-        yield key, taken if _is_list(kind) else (taken[0] if taken else "true")
+        else:
+            yield key, _words_of(cls, key, words, where)
+
+
+def _words_of(cls: type, key: str, words: list[str], where: str) -> Any:
+    """Take from `words` what belongs to `--key`: one word, or all up to the next setting for a list."""
+    kind = None if key == "config" else _type_at(cls, key, where)
+    taken = []
+    while words and not _is_setting(words[0]) and (not taken or _is_list(kind)):
+        taken.append(words.pop(0))
+    if not taken and _strip(kind) is not bool:
+        raise ConfigError(f"--{key} needs a value", where=where)
+    return taken if _is_list(kind) else (taken[0] if taken else "true")
+
+
+def _is_setting(word: str) -> bool:
+    """Whether `word` begins the next setting: `--key` or `key=value` (write a path like that as ./a=b)."""
+    key, equals, _ = word.partition("=")
+    name = key.replace("-", "_").replace(".", "")
+    return word.startswith("--") or (bool(equals) and name.isidentifier())
+
+
+def _positional(cls: type, word: str, words: list[str], where: str, *, again: bool) -> tuple[str, Any]:
+    """The field that `word`, neither option nor `key=value`, sets, and all the words that go there."""
+    name = getattr(cls, "POSITIONAL", None)
+    if name is None:
+        raise ConfigError(f"cannot read '{word}'", where=where, hint="write key=value or --key value")
+    if again:
+        raise ConfigError(f"cannot read '{word}': '{name}' is already given", where=where)
+    if not _is_list(_type_at(cls, name, where)):
+        return name, word
+    bare = list(itertools.takewhile(lambda item: not _is_setting(item), words))
+    del words[: len(bare)]
+    return name, [word, *bare]
+
+
+def _positional_usage(cls: type) -> str:
+    name: str | None = getattr(cls, "POSITIONAL", None)
+    if name is None:
+        return ""
+    shown = name.upper() + ("..." if _is_list(_type_at(cls, name, "help")) else "")
+    required = {field.name: _default(field) for field in dataclasses.fields(cast(Any, cls))}[name]
+    return f"{shown} " if "required" in required else f"[{shown}] "
 
 
 def _parse_value(cls: type, key: str, words: Any, where: str) -> Any:
@@ -175,13 +223,19 @@ def _type_at(cls: type, key: str, where: str) -> Any:
     kind: Any = cls
     for part in key.split("."):
         inner = _dataclass_in(kind)
-        hints = typing.get_type_hints(inner, include_extras=True) if inner else {}
+        hints = _hints(inner) if inner else {}
         if part not in hints:
             raise _unknown(cls, key, where)
         kind = hints[part]
         while typing.get_origin(kind) is typing.Annotated:
             kind = typing.get_args(kind)[0]
     return kind
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the fields, class variables left out."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _strip(kind: Any) -> Any:

@@ -1,4 +1,8 @@
-"""Device, threads, seeds and memory reuse: decided once at a stage's start, then passed on."""
+"""Device, threads, seeds and memory reuse: decided once at a stage's start, then passed on.
+
+A stage's `Config` may inherit from `DeviceConfig` (flat `--device`, `--threads`), so importing this page must
+not import torch: `luban STAGE --help` has to answer at once.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,16 @@ import os
 import random
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 from annotated_types import Ge
 
 from luban.errors import ConfigError, MachineError, nearest
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +33,24 @@ class DeviceConfig:
     """CPU threads for one operation; 0 means as many as this process may run on."""
 
 
-def start(config: DeviceConfig, *, seed: int) -> torch.device:
+def start(config: DeviceConfig, *, seed: int | None) -> torch.device:
     """Fix threads, allocator and seeds of this process; return the device to compute on.
 
-    Raises MachineError if the named device is not there.
+    With `seed` None the random streams are left as they are. Raises MachineError if the device is not there.
     """
+    import torch
+
     reuse_memory()
     torch.set_num_threads(config.threads or usable_cpus())
-    seed_all(seed)
+    if seed is not None:
+        seed_all(seed)
     return pick(config.device)
 
 
 def pick(name: str) -> torch.device:
     """The torch device called `name`; `auto` prefers an accelerator."""
+    import torch
+
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
         return accelerator or torch.device("cpu")
@@ -59,7 +69,9 @@ def dtype_named(name: str) -> torch.dtype:
     """The torch dtype called `name`; raises ConfigError with the choices."""
     if name not in DTYPES:
         raise ConfigError(f"unknown dtype '{name}'; {nearest(name, DTYPES)}")
-    return DTYPES[name]
+    import torch
+
+    return getattr(torch, name)
 
 
 def usable_cpus() -> int:
@@ -69,16 +81,23 @@ def usable_cpus() -> int:
 
 def seed_all(seed: int) -> None:
     """Seed Python, numpy and torch on every device."""
+    import numpy as np
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
-    """The states of all generators that `seed_all` seeds, for an exact resume."""
+    """The states of all generators that `seed_all` seeds, as tensors and plain values, for an exact resume."""
+    import numpy as np
+    import torch
+
+    kind, words, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": (kind, np.asarray(words).tolist(), *rest),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -87,6 +106,10 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
+    """Continue all generators where `random_state` was taken."""
+    import numpy as np
+    import torch
+
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

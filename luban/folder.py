@@ -36,16 +36,25 @@ class AlreadyDone(Exception):  # noqa: N818 - it is good news, not an error
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write through a temporary name and rename, so that readers see the old or the new file, never half."""
+    with atomic_file(path) as work:
+        work.write_bytes(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path` to fill; it becomes `path` if the block ends well, and vanishes if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    work = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield work
+        work.chmod(0o644)
+        with work.open("rb") as file:
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        work.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        work.unlink(missing_ok=True)
         raise
 
 
