@@ -6,31 +6,49 @@ Reward heads, chunked losses, per-block checkpointing, sharding and compile all 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from luban.config import build
+from luban.errors import ConfigError, ModelError
 from luban.nn.cache import Cache, Dense
+
+T = TypeVar("T")
 
 
 class ModelConfig(Protocol):
-    """What every family's config says; each family adds its own numbers."""
+    """What every family's config says; each family adds its own numbers. A frozen dataclass."""
 
     @property
     def model_type(self) -> str:
         """HF's name of the family: `gpt2`, `llama`, `qwen2`, ..."""
         ...
 
-    vocab: int
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    context: int
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def tied(self) -> bool: ...
+    @property
+    def dtype(self) -> str: ...
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Self:
@@ -42,10 +60,10 @@ class ModelConfig(Protocol):
         ...
 
 
-class CausalLM(Protocol):
-    """A decoder over token ids. Also an `nn.Module`."""
+class CausalLM(nn.Module):
+    """A decoder over token ids. A family's module derives from it and says what `hidden` is."""
 
-    config: Any  # a ModelConfig
+    config: Any  # the family's ModelConfig
     blocks: nn.ModuleList
     embedding: nn.Embedding
     head: nn.Linear  # no bias; shares `embedding.weight` where the family is tied
@@ -57,8 +75,12 @@ class CausalLM(Protocol):
         cache: Cache | None = None,
         embeds: Float[Tensor, "batch seq dim"] | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """States after the last norm. `positions` defaults to 0, 1, 2, ...; `embeds` replaces `tokens`."""
-        ...
+        """States after the last norm.
+
+        `positions` defaults to 0, 1, 2, ..., whatever the cache holds: pass them when it is not empty.
+        `embeds` replaces `tokens`.
+        """
+        raise NotImplementedError
 
     def forward(
         self,
@@ -68,7 +90,14 @@ class CausalLM(Protocol):
         embeds: Float[Tensor, "batch seq dim"] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
         """Logits: `head(hidden(...))`."""
-        ...
+        return self.head(self.hidden(tokens, positions, cache, embeds))
+
+    def run_blocks(self, x: Tensor, cache: Cache | None, *context: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """`x` through all blocks, each with what they share in this pass and its own slot of `cache`."""
+        slots = [None] * len(self.blocks) if cache is None else cache
+        for block, slot in zip(self.blocks, slots, strict=True):
+            x = block(x, *context, slot)
+        return x
 
 
 def dense_cache(model: Any, *, batch: int, capacity: int, valid: Tensor | None = None) -> list[Dense]:
@@ -92,3 +121,36 @@ def dense_cache(model: Any, *, batch: int, capacity: int, valid: Tensor | None =
 def parameter_count(model: nn.Module) -> int:
     """Trainable and frozen parameters, shared ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def from_entries(cls: type[T], config: Mapping[str, Any], names: Mapping[str, str], **more: Any) -> T:
+    """A `cls` from HF's entries, `names` telling which entry is which field; null counts as absent.
+
+    Raises ModelError that names the entry which is missing or of the wrong type.
+    """
+    tree = {field: config[entry] for entry, field in names.items() if config.get(entry) is not None}
+    required = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}  # pyright: ignore[reportArgumentType] - cls is a dataclass
+    for entry, field in names.items():
+        if field in required and field not in tree:
+            raise ModelError(f"entry '{entry}' is missing", where="config.json")
+    try:
+        return build(cls, tree | more, where="config.json")
+    except ConfigError as error:
+        read = ", ".join(
+            f"{field} is '{entry}'" for entry, field in names.items() if f"'{field}'" in error.what
+        )
+        raise ModelError(error.what, where=error.where, hint=read or error.hint) from None
+
+
+def reject_unsupported(config: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise ModelError for an entry that is there, not null, and none of the values we compute with."""
+    for entry, supported in {"quantization_config": (), **only}.items():
+        value = config.get(entry)
+        if value is not None and value not in supported:
+            can = " or ".join(repr(item) for item in supported) or "none"
+            raise ModelError(f"'{entry}' is {value!r}; supported: {can}", where="config.json")
+
+
+def dtype_entry(config: Mapping[str, Any]) -> str:
+    """The weights' dtype by name, from `dtype` or its older name `torch_dtype`; float32 where neither is."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")

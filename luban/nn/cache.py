@@ -84,26 +84,19 @@ class Dense:
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         new = k.shape[2]
         end = self.length + new
-        self.keys[:, :, self.length : end] = k
-        self.values[:, :, self.length : end] = v
-        keys, values = self.keys[:, :, :end], self.values[:, :, :end]
-        if new == 1:
-            return self._attend_one(q, keys, values)
+        assert end <= self.keys.shape[2], f"{end} tokens in a cache for {self.keys.shape[2]}"
+        self.keys.narrow(2, self.length, new).copy_(k)
+        self.values.narrow(2, self.length, new).copy_(v)
         if self.valid is None and self.length == 0:
-            return causal_attention(q, keys, values)
+            return causal_attention(q, k, v)
+        keys, values = self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
+        mask = None if new == 1 and self.valid is None else self._mask(end, new)
         gqa = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask(end, new), enable_gqa=gqa)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=gqa)
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` as remembered; the caller does this once per layer after a forward pass."""
         self.length += tokens
-
-    def _attend_one(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """One query sees all keys: heads that share a key head become rows of one small attention."""
-        batch, heads, _, head_dim = q.shape
-        grouped = q.view(batch, keys.shape[1], heads // keys.shape[1], head_dim)
-        mask = None if self.valid is None else self.valid[:, None, None, : keys.shape[2]]
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).view(q.shape)
 
     def _mask(self, end: int, new: int) -> Bool[Tensor, "... new end"]:
         """Query i of the `new` ones sees keys up to its own place, and no padding."""

@@ -1,0 +1,237 @@
+"""Model folders as Hugging Face lays them out: read, written, and built fresh.
+
+`config.json` says the family (`luban.models.FAMILIES`); `model.safetensors`, or shards with an index, holds the
+weights under HF's names. What is written here, transformers, vLLM and llama.cpp's converter read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from luban.device import dtype_named
+from luban.errors import DataError, ModelError, nearest
+from luban.folder import atomic_file, read_json, write_json
+from luban.models import FAMILIES, Family
+from luban.models.base import CausalLM, ModelConfig
+from luban.models.names import Names, Stored, plan
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+HEAD = "lm_head.weight"
+SHARD_BYTES = 5 * 10**9
+
+
+def load_config(folder: str | Path) -> Any:
+    """The family's config in `folder`; raises ModelError if it is missing, unreadable or of no known family."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ModelError(
+            f"not a model folder: no {CONFIG}", where=folder, hint="the folder that a stage or fetch wrote"
+        )
+    entries = _read_json(path)
+    if not isinstance(entries, dict):
+        raise ModelError("a config is a JSON object", where=path)
+    try:
+        return _family(entries.get("model_type")).config.from_hf(entries)
+    except ModelError as error:
+        raise ModelError(error.what, where=path, hint=error.hint) from None
+
+
+def load(folder: str | Path, *, dtype: str = "float32", device: str | torch.device = "cpu") -> CausalLM:
+    """The model in `folder`, its weights in `dtype` (`auto`: as stored) on `device`.
+
+    Weights that need no conversion stay mapped to the file: pages are read when they are first used, and
+    written ones become private. Raises ModelError naming any weight that is missing, unknown or misshaped.
+    """
+    folder = Path(folder)
+    config = load_config(folder)
+    config = dataclasses.replace(config, dtype=config.dtype if dtype == "auto" else dtype)
+    kind = dtype_named(config.dtype)
+    family = _family(config.model_type)
+    with torch.device("meta"):
+        model = family.model(config)
+    weights: dict[str, Tensor] = {}
+    for name, part in _checked(folder, model, family.names):
+        weights[name] = part.to(device=device, dtype=kind).contiguous()
+    model.load_state_dict(weights, assign=True, strict=not config.tied)
+    if config.tied:
+        model.head.weight = model.embedding.weight
+    return model
+
+
+def build(
+    config: Mapping[str, Any] | ModelConfig, *, dtype: str = "float32", device: str | torch.device = "cpu"
+) -> CausalLM:
+    """A fresh model with random weights (torch's global seed) from a family's config or HF's entries."""
+    known = config if not isinstance(config, Mapping) else _from_entries(config)
+    model = _family(known.model_type).model(dataclasses.replace(known, dtype=dtype))  # pyright: ignore[reportArgumentType] - every ModelConfig is a dataclass
+    return model.to(device=device, dtype=dtype_named(dtype))
+
+
+def save(model: CausalLM, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write `config.json` and the weights, in the dtype they have; shards and an index above `shard_bytes`.
+
+    Each file appears whole or not at all, the config last; other files of the folder are left alone.
+    """
+    folder = Path(folder)
+    config = dataclasses.replace(model.config, dtype=str(model.embedding.weight.dtype).removeprefix("torch."))
+    parameters = dict(model.named_parameters())
+    stored = plan(_family(config.model_type).names, parameters, layers=config.layers)
+    shards = _shards(stored, parameters, shard_bytes)
+    files = [WEIGHTS] if len(shards) == 1 else [_shard_file(i, len(shards)) for i in range(len(shards))]
+    for file, names in zip(files, shards, strict=True):
+        with atomic_file(folder / file) as work:
+            save_file(
+                {name: stored[name].join(parameters) for name in names}, work, metadata={"format": "pt"}
+            )
+    if len(shards) > 1:
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        total = sum(parameter.nbytes for parameter in parameters.values())
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    _remove_stale(folder, files)
+    write_json(folder / CONFIG, config.to_hf())
+
+
+def _family(model_type: Any) -> Family:
+    if model_type not in FAMILIES:
+        advice = nearest(str(model_type), FAMILIES)
+        raise ModelError(f"unknown model_type {model_type!r}; {advice}", where=CONFIG)
+    return FAMILIES[model_type]
+
+
+def _from_entries(entries: Mapping[str, Any]) -> Any:
+    return _family(entries.get("model_type")).config.from_hf(entries)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except DataError as error:
+        raise ModelError(error.what, where=error.where) from None
+
+
+def _checked(folder: Path, model: CausalLM, names: Names) -> Iterator[tuple[str, Tensor]]:
+    """Each of the model's parameters with its value from the files, after all tensors were found fitting."""
+    parameters = dict(model.named_parameters())
+    stored = plan(names, parameters, layers=model.config.layers)
+    found: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        for name, tensor in _read_tensors(path, names, stored, tied=model.config.tied):
+            if name in stored:
+                _check(tensor, name, stored[name].shape(parameters), path)
+            found[name] = tensor
+    missing = [name for name in stored if name not in found]
+    if missing:
+        raise ModelError(
+            f"weight '{missing[0]}' is missing ({len(missing)} of {len(stored)} are)",
+            where=folder,
+            hint='"tie_word_embeddings": true in config.json if the model has no head of its own'
+            if missing == [HEAD]
+            else None,
+        )
+    _check_tied_head(found, stored, folder)
+    for name, entry in stored.items():
+        yield from entry.split(found.pop(name)).items()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / INDEX
+    if not index.is_file():
+        others = sorted(path.name for path in folder.glob("*.bin"))
+        hint = f"convert {others[0]} to safetensors" if others else None
+        raise ModelError(f"no weights: neither {WEIGHTS} nor {INDEX}", where=folder, hint=hint)
+    entries = _read_json(index)
+    weight_map = entries.get("weight_map") if isinstance(entries, dict) else None
+    if not isinstance(weight_map, dict):
+        raise ModelError("an index has a 'weight_map'", where=index)
+    paths = [folder / file for file in sorted(set(weight_map.values()))]
+    for path in paths:
+        if not path.is_file():
+            raise ModelError(f"shard '{path.name}' is missing", where=index)
+    return paths
+
+
+def _read_tensors(
+    path: Path, names: Names, stored: Mapping[str, Stored], *, tied: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """The file's tensors under HF's full names, mapped, not copied; buffers that nothing reads left out."""
+    expected = {*stored, HEAD} if tied else set(stored)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            full = {written: _full_name(written, names, expected, path) for written in file.keys()}  # noqa: SIM118 - not a dict
+            yield from ((name, file.get_tensor(written)) for written, name in full.items() if name)
+    except SafetensorError as error:
+        raise ModelError(f"not readable as safetensors: {error}", where=path, hint="fetch it again") from None
+
+
+def _full_name(written: str, names: Names, expected: AbstractSet[str], path: Path) -> str | None:
+    """The name of a tensor with the prefix it may lack; None for a buffer. Raises ModelError if unknown."""
+    for name in (written, f"{names.prefix}{written}"):
+        if name in expected:
+            return name
+    if written.endswith(names.buffers):
+        return None
+    raise ModelError(f"unknown weight '{written}'", where=path, hint="the config may be another model's")
+
+
+def _check(tensor: Tensor, name: str, shape: list[int], path: Path) -> None:
+    if list(tensor.shape) != shape:
+        raise ModelError(
+            f"weight '{name}' has shape {list(tensor.shape)}, config.json makes it {shape}", where=path
+        )
+    if not tensor.is_floating_point():
+        raise ModelError(
+            f"weight '{name}' is {tensor.dtype}: quantised weights are not supported", where=path
+        )
+
+
+def _check_tied_head(found: Mapping[str, Tensor], stored: Mapping[str, Stored], folder: Path) -> None:
+    """A tied model's file may repeat the embedding as head, but not hold another one."""
+    embedding = next(name for name, entry in stored.items() if entry.parameters == ("embedding.weight",))
+    if HEAD in found and HEAD not in stored and not torch.equal(found[HEAD], found[embedding]):
+        raise ModelError(
+            f"the config ties the head to the embedding, but '{HEAD}' differs from '{embedding}'",
+            where=folder,
+            hint='"tie_word_embeddings": false in config.json',
+        )
+
+
+def _shards(
+    stored: Mapping[str, Stored], parameters: Mapping[str, Tensor], shard_bytes: int
+) -> list[list[str]]:
+    """Names of tensors, in order, in groups of at most `shard_bytes` (a larger tensor is alone)."""
+    shards: list[list[str]] = [[]]
+    room = shard_bytes
+    for name, entry in stored.items():
+        size = sum(parameters[member].nbytes for member in entry.parameters)
+        if size > room and shards[-1]:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= size
+    return shards
+
+
+def _shard_file(number: int, count: int) -> str:
+    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _remove_stale(folder: Path, files: list[str]) -> None:
+    """Take away weights of an earlier save that would be read instead of, or beside, `files`."""
+    for path in [*folder.glob("model-*-of-*.safetensors"), folder / WEIGHTS]:
+        if path.name not in files:
+            path.unlink(missing_ok=True)
+    if len(files) == 1:
+        (folder / INDEX).unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Multi-head attention: project, place, attend, project back.
+
+What is attended to is not decided here: a cache slot, where one is given, remembers or masks as it likes.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from luban.nn.cache import LayerCache, causal_attention
+from luban.nn.linear import Linear
+from luban.nn.norms import RMSNorm
+from luban.nn.positions import Rotation, rotate
+
+
+class Attention(nn.Module):
+    """Self-attention whose query heads share `kv_heads` key heads.
+
+    `qk_norm_eps` puts an RMSNorm on each head's queries and keys before they are rotated; None leaves it out.
+
+    Source: Vaswani et al. 2017, section 3.2 (arXiv:1706.03762); Ainslie et al. 2023 for shared key heads
+    (arXiv:2305.13245); Henry et al. 2020 for the norm (arXiv:2010.04245).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        qk_norm_eps: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.q = Linear(dim, heads * head_dim, bias=qkv_bias)
+        self.k = Linear(dim, kv_heads * head_dim, bias=qkv_bias)
+        self.v = Linear(dim, kv_heads * head_dim, bias=qkv_bias)
+        self.o = Linear(heads * head_dim, dim, bias=out_bias)
+        self.q_norm = None if qk_norm_eps is None else RMSNorm(head_dim, eps=qk_norm_eps)
+        self.k_norm = None if qk_norm_eps is None else RMSNorm(head_dim, eps=qk_norm_eps)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        rotation: Rotation | None = None,
+        slot: LayerCache | None = None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """What each position gathers from the ones it may see; `rotation` tells positions where RoPE is used."""
+        q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        gathered = causal_attention(q, k, v) if slot is None else slot.attend(q, k, v)
+        return self.o(gathered.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Float[Tensor, "batch seq inner"]) -> Float[Tensor, "batch heads seq head_dim"]:
+        # The count comes from the tensor: under tensor parallelism a rank has only some of the heads.
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -1,0 +1,104 @@
+"""The matrix product every layer is made of, on the faster of PyTorch's two CPU libraries.
+
+`F.linear` sends float32 on a CPU to MKL, which runs one row on one thread and, on AMD, knows no AVX-512.
+oneDNN, in the same wheel, does both. Everything else (other dtypes, devices, autocast, sharded or traced
+weights) goes to `F.linear`; the module is an `nn.Linear` with an `nn.Linear`'s parameters.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, quicker in float32 on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's name for it
+        return linear(input, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "... inputs"],
+    weight: Float[Tensor, "outputs inputs"],
+    bias: Float[Tensor, " outputs"] | None = None,
+) -> Float[Tensor, "... outputs"]:
+    """`F.linear(x, weight, bias)`, through oneDNN where that is the quicker one."""
+    if not _suits_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        product = _Product.apply(x, weight)
+        return product if bias is None else product + bias
+    return _onednn(x, weight, bias)
+
+
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        _HAS_ONEDNN
+        and x.dtype == torch.float32 == weight.dtype
+        and x.is_cpu
+        and type(x) in _PLAIN
+        and type(weight) in _PLAIN
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if torch.compiler.is_compiling():
+        product = _opaque_product(x, weight)
+        return product if bias is None else product + bias
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@torch.library.custom_op("luban::product", mutates_args=())
+def _opaque_product(x: Tensor, weight: Tensor) -> Tensor:
+    """The same for `torch.compile`, whose own lowering of it takes only frozen weights."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+@_opaque_product.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+class _Product(torch.autograd.Function):
+    """`x @ weight.T` with its gradients, each one product; `linear` again, so it can be differentiated twice."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return _onednn(x, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004 - torch's
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        to_x = linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        to_weight = linear(rows.t(), x.reshape(-1, x.shape[-1]).t()) if ctx.needs_input_grad[1] else None
+        return to_x, to_weight
+
+
+def measure_flops(device: torch.device, *, size: int = 1024, seconds: float = 0.2) -> float:
+    """FLOP/s of a square float32 product here: the rate that MFU is a share of. The best of several runs."""
+    a, b = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
+    linear(a, b)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = time.perf_counter()
+        linear(a, b)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best

@@ -1,0 +1,40 @@
+"""The position-wise half of a block: widen, bend, narrow."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from luban.nn.linear import Linear
+
+
+class GatedMLP(nn.Module):
+    """`down(silu(gate(x)) * up(x))`, without biases.
+
+    Source: Shazeer 2020, eq. 6, SwiGLU (arXiv:2002.05202).
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = Linear(dim, hidden, bias=False)
+        self.up = Linear(dim, hidden, bias=False)
+        self.down = Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq dim"]:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class MLP(nn.Module):
+    """`down(gelu(up(x)))` with biases and the tanh form of GELU, as GPT-2 has it.
+
+    Source: Hendrycks & Gimpel 2016, section 2 (arXiv:1606.08415).
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.up = Linear(dim, hidden)
+        self.down = Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq dim"]:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
