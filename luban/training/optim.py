@@ -1,0 +1,54 @@
+"""AdamW over a model's parameters, and the learning rate of each step as a plain function."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from luban.training.config import OptimizerConfig
+
+
+def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Fused AdamW over the trainable parameters; only matrices are decayed.
+
+    Source: Loshchilov and Hutter 2019 (arXiv:1711.05101); no decay of vectors as in GPT-3.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=True,
+    )
+
+
+def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """The learning rate of step `step` (0-based): linear warm-up, then the chosen fall to `min_lr_ratio`.
+
+    Source: cosine, Loshchilov and Hutter 2017 (arXiv:1608.03983); WSD, Hu et al. 2024 (arXiv:2404.06395).
+    """
+    peak, warmup = config.learning_rate, min(config.warmup_steps, total_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, total_steps - warmup)
+    return peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * _remaining(done, config))
+
+
+def _remaining(done: float, config: OptimizerConfig) -> float:
+    """What is left of the peak, from 1 to 0, when the share `done` of the steps after warm-up is over."""
+    match config.lr_scheduler_type:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        case "linear":
+            return 1 - done
+        case "wsd":
+            return min(1.0, (1 - done) / config.decay_ratio)
+        case "constant":
+            return 1.0

@@ -1,0 +1,145 @@
+"""Stage `plan`: parameters, FLOPs, memory by part and time of a run, before running it.
+
+With `--minutes` it also proposes a shape: the largest of a ladder of models that still sees enough tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt
+
+from luban.device import DeviceConfig
+from luban.training.architecture import ArchitectureConfig, new_config
+from luban.training.config import LoopConfig
+
+SHARE_OF_PEAK = 0.45
+"""Share of the matrix-product rate that a compiled step of a small model reaches on a CPU (benchmarks/README.md)."""
+
+TOKENS_PER_WEIGHT = 1.0
+"""Tokens a body weight must see for its size to pay in a run of minutes (benchmarks/README.md)."""
+
+LADDER = tuple((layers, 64 * layers) for layers in range(2, 13))
+"""One dial, as nanochat's depth: layers and width grow together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DeviceConfig):
+    """Forecast a training run."""
+
+    model: Path | None = None
+    """Plan for this model folder (only its config.json is read) instead of `architecture`."""
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
+    vocab: Annotated[int, Ge(2)] = 4096
+    """Vocabulary of a new model."""
+    per_device_train_batch_size: Annotated[int, Ge(1)] = LoopConfig.per_device_train_batch_size
+    """Rows in one forward pass."""
+    gradient_accumulation_steps: Annotated[int, Ge(1)] = LoopConfig.gradient_accumulation_steps
+    """Forward passes per optimizer step."""
+    max_length: Annotated[int, Ge(2)] = LoopConfig.max_length
+    """Tokens per row."""
+    tokens: Annotated[int, Ge(0)] = 0
+    """Training tokens; 0 takes 20 per parameter (Hoffmann et al. 2022, arXiv:2203.15556)."""
+    minutes: Annotated[float, Gt(0)] | None = None
+    """Time budget: propose the architecture and the number of steps that fill it."""
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens in one forward pass."""
+        return self.per_device_train_batch_size * self.max_length
+
+
+def run(config: Config) -> dict[str, Any]:
+    """The forecast as a dict of numbers: sizes in bytes, time in seconds, rates in FLOP/s."""
+    from luban import device
+    from luban.nn.linear import measure_flops
+
+    place = device.start(config, seed=0)
+    rate = measure_flops(place) * SHARE_OF_PEAK
+    return _propose(config, rate) if config.minutes else _forecast(config.architecture, config, rate)
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the forecast as two tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("what", "value", title="plan")
+    units = {"flops": "FLOP", "flop_per_s": "FLOP/s", "seconds": "s"}
+    for name, value in results.items():
+        if not isinstance(value, dict | list):
+            unit = next((unit for end, unit in units.items() if name.endswith(end)), "")
+            table.add_row(
+                name.replace("_", " "), f"{value:,.4g} {unit}" if isinstance(value, float) else f"{value:,}"
+            )
+    console.print(table)
+    memory = Table("memory", "MB", title="one device, float32")
+    for name, size in results["memory_bytes"].items():
+        memory.add_row(name, f"{size / 1e6:,.0f}")
+    console.print(memory)
+    if "settings" in results:
+        console.print("use: luban pretrain " + " ".join(results["settings"]), soft_wrap=True)
+
+
+def _forecast(shape: ArchitectureConfig, config: Config, rate: float) -> dict[str, Any]:
+    from luban.models import hf
+    from luban.training.flops import body_parameters, matrix_parameters, training_flops_per_token
+
+    model = new_config(shape, vocab=config.vocab, context=config.max_length)
+    if config.model is not None:
+        model = hf.load_config(config.model)
+    parameters = matrix_parameters(model) + (0 if model.tied else model.vocab * model.dim)
+    tokens = config.tokens or 20 * parameters
+    per_token = training_flops_per_token(model, config.max_length)
+    return {
+        "body_parameters": body_parameters(model),
+        "parameters": parameters,
+        "tokens": tokens,
+        "steps": max(1, tokens // (config.row_tokens * config.gradient_accumulation_steps)),
+        "flops_per_token": per_token,
+        "total_flops": per_token * tokens,
+        "assumed_flop_per_s": rate,
+        "tokens_per_second": rate / per_token,
+        "seconds": per_token * tokens / rate,
+        "memory_bytes": memory_bytes(model, parameters, config.row_tokens),
+    }
+
+
+def _propose(config: Config, rate: float) -> dict[str, Any]:
+    """The largest shape of the ladder that still sees `TOKENS_PER_WEIGHT` tokens per weight in the time."""
+    assert config.minutes is not None
+    budget_flops = rate * config.minutes * 60
+    best = None
+    for layers, dim in LADDER:
+        shape = replace(config.architecture, layers=layers, dim=dim, heads=0)
+        forecast = _forecast(shape, config, rate)
+        tokens = int(budget_flops / forecast["flops_per_token"])
+        if best is None or tokens >= TOKENS_PER_WEIGHT * forecast["body_parameters"]:
+            best = (shape, tokens)
+    assert best is not None
+    shape, tokens = best
+    forecast = _forecast(shape, replace(config, tokens=tokens), rate)
+    settings = [f"architecture.layers={shape.layers}", f"architecture.dim={shape.dim}"]
+    return {**forecast, "settings": [*settings, f"loop.max_steps={forecast['steps']}"]}
+
+
+def memory_bytes(model: Any, parameters: int, row_tokens: int) -> dict[str, int]:
+    """Bytes of one device in float32 training, by part, for `row_tokens` tokens in a forward pass.
+
+    Activations: what backward needs of each block (norm inputs and outputs, q, k, v, attention's output and the
+    MLP's products); logits: two chunks of them, as the loss never holds more.
+    """
+    from luban.training.losses import CHUNK_TOKENS
+
+    per_token = 6 * model.dim + 2 * model.kv_heads * model.head_dim + 4 * model.hidden
+    parts = {
+        "weights": 4 * parameters,
+        "gradients": 4 * parameters,
+        "optimizer": 8 * parameters,
+        "activations": 4 * row_tokens * model.layers * per_token,
+        "logits": 2 * 4 * min(CHUNK_TOKENS, row_tokens) * model.vocab,
+    }
+    return {**parts, "total": sum(parts.values())}

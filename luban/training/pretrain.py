@@ -1,0 +1,190 @@
+"""Stage `pretrain`: token shards to a base model.
+
+Rows are packed from whole shuffled documents that do not see each other; the loss is over every token.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from luban.device import DeviceConfig
+from luban.errors import ConfigError
+from luban.lm import OpenLM, Sampling
+from luban.training.architecture import ArchitectureConfig
+from luban.training.config import LoopConfig, OptimizerConfig
+
+if TYPE_CHECKING:
+    from luban.data.loader import Loader, Source
+    from luban.data.shards import TokenShards
+    from luban.tokenizers.files import FileTokenizer
+    from luban.training.loop import Sample, Validate
+    from luban.training.step import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DeviceConfig):
+    """Train a base model on token shards."""
+
+    data: tuple[Path, ...]
+    """Folders from `luban data shards`."""
+    tokenizer: Path
+    """Folder of the tokenizer the shards were made with."""
+    out: Path
+    """Folder for checkpoints, log, curves and `final/`."""
+    weights: tuple[float, ...] = ()
+    """Share of tokens to draw from each `data` folder; none means by size."""
+    validation: Path | None = None
+    """Shards of held-out documents; their loss and bits per byte are logged as val/loss and val/bpb."""
+    model: Path | None = None
+    """Go on from this model folder instead of a new `architecture`."""
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
+    packing: Literal["pack", "windows"] = "pack"
+    """`pack` fills rows with whole shuffled documents; `windows` slides over the token stream by `stride`."""
+    stride: Annotated[int, Ge(0)] = 0
+    """Tokens between the starts of two windows; 0 means no overlap."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    prompts: tuple[str, ...] = ()
+    """Continue these at step 0, in the middle and at the end, and write samples.jsonl."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of weights, data order and sampling."""
+
+
+def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
+    """Train and write `<out>/final/`; returns the last validation, tokens, seconds, steps and parameters."""
+    from luban import device, folder
+    from luban.models import hf
+    from luban.models.base import parameter_count
+    from luban.tokenizers.files import load as load_tokenizer
+    from luban.training.loop import Fit, finish_model
+    from luban.training.step import compiled_hidden, next_token
+
+    tokenizer = load_tokenizer(config.tokenizer)
+    sources = _sources(config, tokenizer)
+    shape = _shape(config, tokenizer)
+    held_out = [config.validation] if config.validation else []
+    model_folder = [config.model] if config.model else []
+    inputs = [*config.data, config.tokenizer, *held_out, *model_folder]
+    out = folder.claim(config.out, stage="pretrain", config=config, inputs=inputs)
+    place = device.start(config, seed=config.seed)
+    model = (hf.load(config.model) if config.model else hf.build(shape)).to(place)
+    objective = next_token(compiled_hidden(model) if config.loop.compile else None)
+    steps = _steps(config, sources)
+    fit = Fit(
+        title="pretrain",
+        out=out,
+        model=model,
+        tokenizer=tokenizer,
+        loader=_loader(config, sources, epochs=None),
+        objective=objective,
+        loop=config.loop,
+        optimizer=config.optimizer,
+        steps=steps,
+        validate=_validation(config, model, objective, tokenizer),
+        sample=_sampler(config, open_lm),
+        sample_steps=frozenset({0, steps // 2, steps} if config.prompts else ()),
+        device=place,
+    )
+    results = {**fit.train(), "steps": steps, "parameters": parameter_count(model)}
+    finish_model(fit)
+    folder.finish(out, results)
+    return results
+
+
+def _sources(config: Config, tokenizer: FileTokenizer) -> list[Source]:
+    """The shard folders with their weights; raises ConfigError where they do not fit the tokenizer."""
+    from luban.data.loader import Source
+
+    shards = [_shards(path, tokenizer) for path in config.data]
+    weights = config.weights or tuple(float(part.tokens) for part in shards)
+    if len(weights) != len(shards):
+        what = f"{len(weights)} weights for {len(shards)} data folders"
+        raise ConfigError(what, where="setting 'weights'", hint="give one weight per folder")
+    return [
+        Source(examples=part, weight=weight, name=str(path))
+        for part, weight, path in zip(shards, weights, config.data, strict=True)
+    ]
+
+
+def _shards(path: Path, tokenizer: FileTokenizer) -> TokenShards:
+    from luban.data.shards import TokenShards
+
+    shards = TokenShards.open(path)
+    if shards.vocab != tokenizer.vocab_size:
+        what = (
+            f"the shards hold ids of a vocabulary of {shards.vocab}, the tokenizer has {tokenizer.vocab_size}"
+        )
+        raise ConfigError(what, where=path, hint="make the shards again with this tokenizer")
+    return shards
+
+
+def _loader(config: Config, sources: list[Source], *, epochs: int | None) -> Loader:
+    from luban.data.loader import Loader
+
+    return Loader(
+        sources,
+        batch=config.loop.per_device_train_batch_size,
+        context=config.loop.max_length,
+        seed=config.seed,
+        packing=config.packing,
+        stride=config.stride or None,
+        epochs=epochs,
+    )
+
+
+def _validation(config: Config, model: Any, objective: Objective, tokenizer: FileTokenizer) -> Validate:
+    from luban.data.loader import Source
+    from luban.training.validate import held_out_loss
+
+    if config.validation is None:
+        return dict
+    shards = _shards(config.validation, tokenizer)
+    loader = _loader(config, [Source(examples=shards, weight=1.0, name=str(config.validation))], epochs=1)
+    return held_out_loss(
+        model,
+        loader,
+        objective,
+        batches=config.loop.eval_batches,
+        tokens_per_byte=shards.targets / shards.bytes,
+    )
+
+
+def _steps(config: Config, sources: list[Source]) -> int:
+    """Steps of the run: as told, or what `num_train_epochs` take."""
+    loop = config.loop
+    if loop.max_steps:
+        return loop.max_steps
+    batches = _loader(config, sources, epochs=1).remaining()
+    return max(1, round(loop.num_train_epochs * batches / loop.gradient_accumulation_steps))
+
+
+def _shape(config: Config, tokenizer: FileTokenizer) -> Any:
+    """The family config of the model to train; raises before anything is made if its numbers do not fit."""
+    from luban.models import hf
+    from luban.training.architecture import new_config
+
+    if config.model is not None:
+        return hf.load_config(config.model)
+    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+    return new_config(config.architecture, vocab=tokenizer.vocab_size, context=config.loop.max_length, **ids)
+
+
+def _sampler(config: Config, open_lm: OpenLM) -> Sample:
+    """Continue the prompts with the checkpoint just written, through the engine that will serve it."""
+    sampling = Sampling(max_tokens=48, temperature=0.8, top_k=50, seed=config.seed)
+
+    def sample(step: int, checkpoint: Path) -> str:
+        answers = open_lm(str(checkpoint)).generate(config.prompts, sampling)
+        rows = [
+            {"step": step, "prompt": p, "text": a.text} for p, a in zip(config.prompts, answers, strict=True)
+        ]
+        with (config.out / "samples.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return "\n".join(f"step {row['step']}: {row['prompt']} ▸{row['text']}" for row in rows)
+
+    return sample

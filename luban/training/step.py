@@ -1,0 +1,125 @@
+"""One optimizer step: accumulate, average over all targets, clip, move.
+
+An objective is a function `(model, batch) -> Step`. It returns sums; the division by the number of targets
+happens once, over all micro-batches, so that 1x8, 2x4 and 8x1 rows are the same step.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luban.data.batch import Batch
+from luban.errors import TrainingError
+from luban.nn.cache import Isolated
+from luban.training.losses import linear_cross_entropy
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an objective returns for a batch: the summed loss and over how many targets it sums."""
+
+    loss: Tensor
+    targets: int
+
+
+Objective = Callable[[Any, Batch], Step]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimizer step did: mean loss in nats per target, norm before clipping, number of targets."""
+
+    loss: float
+    grad_norm: float
+    targets: int
+
+
+def next_token(hidden: Callable[..., Tensor] | None = None) -> Objective:
+    """The objective of pretraining and SFT: cross-entropy of every unmasked next token.
+
+    Documents packed into a row do not see each other. `hidden` replaces `model.hidden`, compiled for example.
+    """
+
+    def objective(model: Any, batch: Batch) -> Step:
+        cache = [Isolated(batch.documents)] * len(model.blocks) if batch.packed else None
+        states = (hidden or model.hidden)(batch.tokens, batch.positions, cache)
+        loss = linear_cross_entropy(states.flatten(0, 1), model.head.weight, batch.targets.flatten())
+        return Step(loss, batch.target_count)
+
+    return objective
+
+
+class Updater:
+    """Turns micro-batches into one step of the optimizer."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        *,
+        max_grad_norm: float,
+    ) -> None:
+        self.model, self.optimizer, self.objective = model, optimizer, objective
+        self.max_grad_norm = max_grad_norm
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def update(self, batches: Sequence[Batch], *, learning_rate: float) -> Update:
+        """One step on the sum of `batches`, averaged over all their targets.
+
+        Raises TrainingError, before anything moves, if the loss or a gradient is not finite.
+        """
+        self.model.train()
+        total, targets = 0.0, 0
+        for batch in batches:
+            step = self.objective(self.model, batch)
+            step.loss.backward()
+            total, targets = total + step.loss.item(), targets + step.targets
+        if targets == 0:
+            raise TrainingError("no token of this batch is a target", where=_named(batches))
+        norm = self._average_and_clip(targets)
+        if not (norm < float("inf") and abs(total) < float("inf")):
+            self.optimizer.zero_grad()
+            raise TrainingError(
+                f"the loss is {total / targets}, its gradient norm {norm}", where=_named(batches)
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(
+            set_to_none=False
+        )  # keeps the memory: fresh pages cost more than filling zeros
+        return Update(total / targets, norm, targets)
+
+    def _average_and_clip(self, targets: int) -> float:
+        """Divide summed gradients by `targets` and scale them down to the norm limit; returns the norm before."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        norm = norms.norm().item() / targets
+        clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
+        torch._foreach_mul_(gradients, clip / targets)
+        return norm
+
+
+def _named(batches: Sequence[Batch]) -> str:
+    documents = [str(document) for batch in batches for document in batch.ids]
+    more = f" and {len(documents) - 8} more" if len(documents) > 8 else ""
+    return f"documents {', '.join(documents[:8])}{more}"
+
+
+def compiled_hidden(model: Any) -> Callable[..., Tensor]:
+    """`model.hidden`, compiled; says so on stderr and stays eager where no C++ compiler can be found."""
+    device = model.embedding.weight.device
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        print(
+            "compile: no C++ compiler found (g++ or clang++); training runs eagerly, slower", file=sys.stderr
+        )
+        return model.hidden
+    return torch.compile(model.hidden)

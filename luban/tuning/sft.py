@@ -1,0 +1,135 @@
+"""Stage `sft`: a base model and conversation rows to an assistant.
+
+Rows go through the model's own chat template; the loss is on what the assistant says, its end token included.
+Whole conversations are packed into rows and do not see each other.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from luban.device import DeviceConfig
+from luban.training.config import LoopConfig, OptimizerConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from luban.data.conversations import Examples
+    from luban.data.loader import Loader
+    from luban.training.loop import Validate
+    from luban.training.step import Objective
+
+    Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DeviceConfig):
+    """Tune a model on conversations."""
+
+    model: Path
+    """Model folder to start from."""
+    data: tuple[Path, ...]
+    """Conversation rows: messages, alpaca, sharegpt or prompt/completion; JSONL or a JSON list."""
+    out: Path
+    """Folder for checkpoints, log, curves and `final/`."""
+    validation: Annotated[float, Ge(0), Lt(1)] = 0.02
+    """Share of the conversations held out for val/loss."""
+    loss_on: Literal["assistant", "last", "all"] = "assistant"
+    """Train every assistant turn, only the last one, or all tokens."""
+    overlong: Literal["right", "drop"] = "right"
+    """What to do with a conversation longer than `loop.max_length`: keep its beginning, or drop it (counted)."""
+    packing: bool = True
+    """Fill rows with several whole conversations; off gives each its own padded row."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-3))
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the split and the data order."""
+    max_rows: Annotated[int, Gt(0)] | None = None
+    """Use only this many rows, drawn with `seed`."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Tune and write `<out>/final/`; returns the last validation, what became of the rows, and the time."""
+    from luban import device, folder
+    from luban.data.conversations import read_examples
+    from luban.models import hf
+    from luban.tokenizers.files import load as load_tokenizer
+    from luban.training.loop import Fit, finish_model
+    from luban.training.step import compiled_hidden, next_token
+
+    tokenizer = load_tokenizer(config.model)
+    limits = {"max_tokens": config.loop.max_length, "loss_on": config.loss_on, "overlong": config.overlong}
+    examples = read_examples(config.data, tokenizer, **limits)
+    train, held_out = _split(config, examples)
+    out = folder.claim(config.out, stage="sft", config=config, inputs=[config.model, *config.data])
+    place = device.start(config, seed=config.seed)
+    model = hf.load(config.model).to(place)
+    objective = next_token(compiled_hidden(model) if config.loop.compile else None)
+    fit = Fit(
+        title="sft",
+        out=out,
+        model=model,
+        tokenizer=tokenizer,
+        loader=_loader(config, train, epochs=None),
+        objective=objective,
+        loop=config.loop,
+        optimizer=config.optimizer,
+        steps=_steps(config, train),
+        validate=_validation(config, model, objective, held_out),
+        device=place,
+    )
+    tally = examples.tally
+    rows = {"rows": tally.rows, "rejected": len(tally.rejected), "truncated": tally.truncated}
+    print(f"sft: {rows}, {len(train)} to train on, {len(held_out)} held out", file=sys.stderr)
+    for reason in tally.rejected[:5]:
+        print(f"  rejected {reason}", file=sys.stderr)
+    results = {**fit.train(), "steps": fit.steps, **rows}
+    finish_model(fit)
+    folder.finish(out, results)
+    return results
+
+
+def _validation(config: Config, model: Any, objective: Objective, held_out: list[Pair]) -> Validate:
+    from luban.training.validate import held_out_loss
+
+    if not held_out:
+        return dict
+    loader = _loader(config, held_out, epochs=1)
+    return held_out_loss(model, loader, objective, batches=config.loop.eval_batches)
+
+
+def _split(config: Config, examples: Examples) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out examples, drawn with the seed."""
+    import numpy as np
+
+    order = np.random.default_rng(config.seed).permutation(len(examples))[: config.max_rows]
+    held = round(config.validation * len(order))
+    return [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
+
+
+def _loader(config: Config, examples: list[Pair], *, epochs: int | None) -> Loader:
+    from luban.data.loader import Loader, Source
+
+    return Loader(
+        [Source(examples=examples, name="conversations")],
+        batch=config.loop.per_device_train_batch_size,
+        context=config.loop.max_length,
+        seed=config.seed,
+        packing="pack" if config.packing else "pad",
+        split_documents=False,
+        epochs=epochs,
+    )
+
+
+def _steps(config: Config, train: list[Pair]) -> int:
+    """Steps of the run: as told, or what `num_train_epochs` take."""
+    loop = config.loop
+    if loop.max_steps:
+        return loop.max_steps
+    batches = _loader(config, train, epochs=1).remaining()
+    return max(1, round(loop.num_train_epochs * batches / loop.gradient_accumulation_steps))

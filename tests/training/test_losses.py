@@ -1,0 +1,50 @@
+"""The chunked loss: by hand, and equal to PyTorch's in value and gradients."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from luban.data.batch import IGNORED
+from luban.training.losses import linear_cross_entropy
+
+
+def test_the_loss_of_two_equal_logits_is_the_logarithm_of_two() -> None:
+    hidden, weight = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0], [3.0, 5.0]])
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([1]))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 64])
+def test_value_and_gradients_equal_those_of_the_whole_logits(chunk_tokens: int) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(11, 6, requires_grad=True)
+    weight = torch.randn(17, 6, requires_grad=True)
+    targets = torch.randint(0, 17, (11,))
+    targets[2] = targets[10] = IGNORED
+    ours = linear_cross_entropy(hidden, weight, targets, chunk_tokens=chunk_tokens)
+    ours_gradients = torch.autograd.grad(3 * ours, (hidden, weight))
+    whole = F.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORED, reduction="sum")
+    gradients = torch.autograd.grad(3 * whole, (hidden, weight))
+    torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-6)
+    for mine, theirs in zip(ours_gradients, gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_frozen_head_gets_no_gradient_and_the_states_still_do() -> None:
+    hidden, weight = torch.randn(4, 6, requires_grad=True), torch.randn(9, 6)
+    linear_cross_entropy(hidden, weight, torch.tensor([1, 2, 3, 4])).backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+
+
+def test_only_ignored_targets_give_a_loss_of_zero() -> None:
+    hidden, weight = torch.randn(4, 6, requires_grad=True), torch.randn(9, 6, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.full((4,), IGNORED))
+    loss.backward()
+    assert loss.item() == 0
+    assert hidden.grad is not None
+    assert not hidden.grad.any()

@@ -1,0 +1,54 @@
+"""The learning-rate schedules by hand, and AdamW against its equation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from luban.training.config import OptimizerConfig
+from luban.training.optim import adamw, learning_rate_at
+
+
+def rates(kind: str, steps: int, **changes: float) -> list[float]:
+    config = OptimizerConfig(learning_rate=1.0, lr_scheduler_type=kind, **changes)  # pyright: ignore[reportArgumentType] - parametrised by name
+    return [learning_rate_at(step, steps, config) for step in range(steps)]
+
+
+def test_warm_up_rises_linearly_and_ends_at_the_peak() -> None:
+    assert rates("constant", 6, warmup_steps=4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_cosine_is_halfway_down_in_the_middle() -> None:
+    middle = rates("cosine", 100, warmup_steps=0, min_lr_ratio=0.1)[50]
+    assert middle == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
+
+
+def test_linear_falls_by_equal_amounts_to_the_floor() -> None:
+    assert rates("linear", 4, warmup_steps=0, min_lr_ratio=0.0) == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_wsd_stays_at_the_peak_and_falls_over_the_last_share() -> None:
+    falling = rates("wsd", 10, warmup_steps=0, min_lr_ratio=0.0, decay_ratio=0.2)
+    assert falling == pytest.approx([1.0] * 9 + [0.5])
+
+
+def test_matrices_are_decayed_and_vectors_are_not() -> None:
+    model = nn.Linear(3, 3)
+    groups = adamw(model, OptimizerConfig(weight_decay=0.3)).param_groups
+    assert [(group["weight_decay"], [p.ndim for p in group["params"]]) for group in groups] == [
+        (0.3, [2]),
+        (0.0, [1]),
+    ]
+
+
+def test_the_first_step_moves_each_weight_by_the_learning_rate() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = adamw(model, OptimizerConfig(learning_rate=0.01, weight_decay=0.0))
+    model.weight.grad = torch.tensor([[3.0, -0.5]])
+    optimizer.step()
+    # After bias correction the first step is lr * g / (|g| + eps): the sign of the gradient times lr.
+    torch.testing.assert_close(model.weight, before - 0.01 * torch.tensor([[1.0, -1.0]]))
