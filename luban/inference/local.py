@@ -1,0 +1,123 @@
+"""A language model out of a Hugging Face folder: `open_lm` is what the command line gives its stages.
+
+`LocalLM` keeps the promises of `lm.py` with the plain loop of `generate.py`; scoring lives in `score.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from luban.device import DeviceConfig, start
+from luban.errors import ModelError, PromptError
+from luban.folder import read_json
+from luban.inference.generate import generate_tokens, stream_tokens
+from luban.inference.score import score_tokens, split_pair
+from luban.lm import Conversation, Generation, Sampling, Score
+from luban.models import hf
+from luban.tokenizers import files
+from luban.tokenizers.files import FileTokenizer
+
+BATCH_TOKENS = 8192
+"""How many cached positions, padding and answers included, one batch of prompts may take."""
+SUGGESTIONS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def open_lm(folder: str, device: DeviceConfig | None = None) -> LocalLM:
+    """The language model in an HF folder, ready on the device.
+
+    Raises ModelError that says what is missing if `folder` is not a model folder.
+    """
+    path = Path(folder)
+    check_folder(path)
+    where = start(device or DeviceConfig(), seed=None)
+    model = hf.load(path, device=where).eval()
+    settings_file = path / "generation_config.json"
+    settings = read_json(settings_file) if settings_file.is_file() else {}
+    return LocalLM(model, files.load(path), name=path.resolve().name, settings=settings)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ModelError naming what `folder` lacks to be a model folder with a tokenizer."""
+    if not folder.is_dir():
+        raise ModelError("no such model folder", where=folder, hint="luban fetch NAME brings one here")
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("model.safetensors")
+    if missing:
+        hint = "give a folder in Hugging Face layout"
+        raise ModelError(f"not a model folder: {', '.join(missing)} missing", where=folder, hint=hint)
+
+
+class LocalLM:
+    """A model and its tokenizer on this machine; see `lm.LM` for what each method promises."""
+
+    def __init__(
+        self, model: Any, tokenizer: FileTokenizer, *, name: str, settings: dict[str, Any] | None = None
+    ) -> None:
+        """`settings` is what `generation_config.json` says; the sampling values in it are only `suggested`."""
+        settings = settings or {}
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.context: int = model.config.context
+        self.stop_ids = frozenset(tokenizer.stop_ids)
+        self._before_text = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+        self.suggested = {key: settings[key] for key in SUGGESTIONS if settings.get(key) is not None}
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
+        """Continue each prompt."""
+        encoded = self.tokenizer.encode_batch(list(prompts))
+        return self._generate_ids([[*self._before_text, *ids] for ids in encoded], sampling)
+
+    def chat(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
+        """The assistant's next turn in each conversation; raises PromptError if there is no chat template."""
+        return self._generate_ids([self._render(conversation) for conversation in conversations], sampling)
+
+    def stream(self, conversation: Conversation, sampling: Sampling) -> Iterator[str]:
+        """Pieces of one chat answer as they come, never with a broken character."""
+        prompt = self._render(conversation)
+        return stream_tokens(self.model, prompt, sampling, tokenizer=self.tokenizer, stop_ids=self.stop_ids)
+
+    def count(self, conversation: Conversation) -> int:
+        """How many of the window's tokens `conversation` takes, the call for an answer included."""
+        return len(self._render(conversation))
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+        """For each (context, continuation): its log-probabilities.
+
+        With an empty context the tokenizer's begin token (or else its end token) stands before the text, so
+        that every token has a probability; a longer document begins anew, like this, in each window.
+        """
+        split = [split_pair(self.tokenizer, context, continuation) for context, continuation in pairs]
+        whole = [([*self._before_text, *left] if left else [], right) for left, right in split]
+        return score_tokens(self.model, whole, begin=self._begin())
+
+    def _generate_ids(self, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
+        """Answers in the order of `prompts`, computed in batches of similar length."""
+        answers: dict[int, Generation] = {}
+        by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        while by_length:
+            capacity = min(len(prompts[by_length[0]]) + sampling.max_tokens, self.context)
+            rows = max(1, BATCH_TOKENS // capacity)
+            batch, by_length = by_length[:rows], by_length[rows:]
+            finished = generate_tokens(
+                self.model,
+                [prompts[index] for index in batch],
+                [sampling] * len(batch),
+                tokenizer=self.tokenizer,
+                stop_ids=self.stop_ids,
+            )
+            answers.update(zip(batch, finished, strict=True))
+        return [answers[index] for index in range(len(prompts))]
+
+    def _render(self, conversation: Conversation) -> list[int]:
+        if self.tokenizer.chat_template is None:
+            hint = "luban generate continues plain text; or tune the model with luban sft"
+            raise PromptError("this model has no chat template", where=self.name, hint=hint)
+        return self.tokenizer.render(conversation, add_generation_prompt=True)[0]
+
+    def _begin(self) -> int:
+        for token in (self.tokenizer.bos_id, self.tokenizer.eos_id):
+            if token is not None:
+                return token
+        raise PromptError("an empty context needs a begin or end token, and the tokenizer has none")
