@@ -1,0 +1,151 @@
+"""Stage `quickstart`: the whole way on real text, each step a normal `luban` command shown with its time.
+
+Every step's folder knows whether it is finished, so an interrupted quickstart goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt
+
+from luban.folder import read_json, write_json
+
+CHATS = (
+    "Hi! How are you today?",
+    "What do you like to do on the weekend?",
+    "What kind of book is this verse from?\nPaul, an apostle of Christ Jesus through the will of God, "
+    "to the saints who are faithful in Christ: Grace to you and peace from God our Father.",
+)
+ASSISTANT_CHATS = (
+    "What is the capital of France, and what is it known for?",
+    "Explain in two sentences why the sky is blue.",
+    "Write a short poem about a carpenter who makes his own tools.",
+)
+PROMPTS = ("In the beginning", "A: Hi, how are you?\nB:")
+SHARE_OF_SFT = 0.3
+"""Tuning time as a share of pretraining time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Raw text to a chat in minutes, or a real small assistant."""
+
+    out: Path = Path("runs/quickstart")
+    """Folder for everything that is made."""
+    model: Literal["own", "smollm2"] = "own"
+    """`own` trains a small model from raw text; `smollm2` fetches the real SmolLM2-135M-Instruct and chats."""
+    minutes: Annotated[float, Gt(0)] = 5.0
+    """Pretraining time to plan for; everything else takes about as long again."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Run all steps; returns what was measured."""
+    begun = time.monotonic()
+    results = _assistant() if config.model == "smollm2" else _own(config.out, config.minutes)
+    return {**results, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the table a sceptic asks for, and where to go next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if "bits_per_byte" in results:
+        bits = Table("held-out text", "bits per byte", title="fewer is better")
+        for name, row in sorted(results["bits_per_byte"].items(), key=lambda item: -item[1]["per_byte"]):
+            bits.add_row("this model" if name == "model" else name, f"{row['per_byte']:.3f}")
+        console.print(bits)
+        questions = Table("held-out questions", "right", "95 % interval", title="one right answer of six")
+        for name in ("before tuning", "after tuning"):
+            row = results[name]
+            share = f"{row['correct']} of {row['asked']}"
+            questions.add_row(name, share, f"{row['low']:.1%} to {row['high']:.1%}")
+        questions.add_row("always the commonest answer", f"{results['after tuning']['majority']:.1%}", "")
+        console.print(questions)
+        for row in results["samples"]:
+            console.print(
+                f"step {row['step']}: {row['prompt']} ▸{row['text']}", markup=False, highlight=False
+            )
+    console.print(f"\nall of it took {results['seconds'] / 60:.1f} minutes. Where to go next:")
+    console.print(f"  luban chat --model {results['model']}        talk to it")
+    console.print("  luban STAGE --help                 every setting of every stage")
+    console.print("  docs/tour.md                       one sentence, from text to served token")
+
+
+def _assistant() -> dict[str, Any]:
+    model = json.loads(luban("fetch", "smollm2", "--json", capture=True))["folder"]
+    luban("chat", "--model", model, "--temperature", 0, "--max-tokens", 96, *_prompts(ASSISTANT_CHATS))
+    return {"model": model}
+
+
+def _own(out: Path, minutes: float) -> dict[str, Any]:
+    raw, documents, tokenizer = out / "raw", out / "documents", out / "tokenizer"
+    base, tuned = out / "base", out / "tuned"
+    for name in ("web", "chitchat"):
+        luban("fetch", name, "--out", raw / name)
+    texts = [raw / name / "documents.jsonl" for name in ("web", "chitchat")]
+    luban("data", "prepare", "--data", *texts, "--out", documents)
+    luban("tokenizer", "train", "--data", documents, "--out", tokenizer, "--vocab", 4096)
+    for part, held_out in (("shards", "false"), ("held-out", "true")):
+        command = ("data", "shards", "--data", documents, "--tokenizer", tokenizer)
+        luban(*command, "--holdout", held_out, "--out", out / part)
+    settings, steps = _plan(out, minutes)
+    luban("pretrain", "--data", out / "shards", "--tokenizer", tokenizer, "--validation", out / "held-out",
+          "--out", base, *settings, "--prompts", *PROMPTS)  # fmt: skip
+    rows = [raw / name / "conversations.jsonl" for name in ("web", "chitchat")]
+    luban("sft", "--model", base / "final", "--data", *rows, "--out", tuned,
+          f"loop.max_steps={round(SHARE_OF_SFT * steps)}")  # fmt: skip
+    questions = raw / "web" / "conversations-holdout.jsonl"
+    luban("eval", "--model", base / "final", "--data", documents, "--baselines", documents,
+          "--questions", questions, "--out", out / "eval-base")  # fmt: skip
+    luban("eval", "--model", tuned / "final", "--questions", questions, "--out", out / "eval-tuned")
+    luban("chat", "--model", tuned / "final", "--max-tokens", 40, "--seed", 1, *_prompts(CHATS))
+    before, after = (read_json(out / f"eval-{name}" / "results.json") for name in ("base", "tuned"))
+    return {
+        "model": str(tuned / "final"),
+        "bits_per_byte": before["bits_per_byte"],
+        "before tuning": before["questions"],
+        "after tuning": after["questions"],
+        "samples": [json.loads(line) for line in (base / "samples.jsonl").read_text("utf-8").splitlines()],
+    }
+
+
+def _plan(out: Path, minutes: float) -> tuple[list[str], int]:
+    """The planned settings; kept, as a second measurement of the machine would plan another run."""
+    path = out / "plan.json"
+    if not path.is_file():
+        command = ("plan", "--minutes", minutes, "--vocab", 4096, "--json")
+        write_json(path, json.loads(luban(*command, capture=True)))
+    plan = read_json(path)
+    return plan["settings"], plan["steps"]
+
+
+def _prompts(prompts: Sequence[str]) -> list[str]:
+    return ["--prompt", *prompts]
+
+
+def luban(*words: object, capture: bool = False) -> str:
+    """Run `luban WORDS` as a user would, its command and time shown; a failure ends the quickstart with its code."""
+    command = [str(word) for word in words]
+    shown = " ".join(repr(word) if " " in word or "\n" in word else word for word in command)
+    print(f"\n$ luban {shown}", file=sys.stderr, flush=True)
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "luban", *command],
+        text=True,
+        stdout=subprocess.PIPE if capture else None,
+        check=False,
+    )
+    print(f"  [{time.monotonic() - begun:.1f} s]", file=sys.stderr, flush=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return done.stdout or ""
