@@ -1,0 +1,293 @@
+"""Every setting of every stage changes what the stage leaves behind, or is listed with the reason why not."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+from typing import Any
+
+import pytest
+
+from luban import config as settings
+from luban.cli import STAGES, main
+from luban.folder import RUN_FILE
+from tests.conftest import Workspace
+
+PLACE = "where the result is written, not what it is"
+SPEED = "changes the speed and not the result"
+DEVICE = "this machine has one device; unknown and absent ones are tested in test_device.py"
+NETWORK = "fetching is tested in test_fetch.py"
+PRETRAIN = ("loop.max_steps=4", "loop.per_device_train_batch_size=2", "loop.max_length=32", "loop.compile=false",
+            "loop.logging_steps=2", "loop.save_steps=2", "architecture.layers=1", "architecture.dim=32",
+            "architecture.heads=2", "--threads", "1")  # fmt: skip
+OPTIMIZER = {
+    "optimizer.learning_rate": "optimizer.learning_rate=0.01",
+    "optimizer.lr_scheduler_type": "optimizer.lr_scheduler_type=constant optimizer.warmup_steps=0",
+    "optimizer.warmup_steps": "optimizer.warmup_steps=3",
+    "optimizer.min_lr_ratio": "optimizer.warmup_steps=0 | optimizer.min_lr_ratio=0.9",
+    "optimizer.decay_ratio": "optimizer.warmup_steps=0 optimizer.lr_scheduler_type=wsd | optimizer.decay_ratio=0.9",
+    "optimizer.weight_decay": "optimizer.weight_decay=5",
+    "optimizer.adam_beta1": "optimizer.adam_beta1=0.5",
+    "optimizer.adam_beta2": "optimizer.adam_beta2=0.5",
+    "optimizer.adam_epsilon": "optimizer.adam_epsilon=1e-3",
+    "optimizer.max_grad_norm": "optimizer.max_grad_norm=1e-9",
+}
+LOOP = {
+    "loop.max_steps": "loop.max_steps=3",
+    "loop.num_train_epochs": "loop.max_steps=0 loop.num_train_epochs=0.1 | loop.num_train_epochs=0.2",
+    "loop.per_device_train_batch_size": "loop.per_device_train_batch_size=3",
+    "loop.gradient_accumulation_steps": "loop.gradient_accumulation_steps=2",
+    "loop.max_length": "loop.max_length=48",
+    "loop.logging_steps": "loop.logging_steps=1",
+    "loop.eval_steps": "loop.eval_steps=1",
+    "loop.eval_batches": "loop.eval_batches=1",
+    "loop.save_steps": "loop.save_steps=3",
+    "loop.save_total_limit": "loop.save_total_limit=1",
+}
+SAMPLING = {
+    "max_tokens": "--max-tokens 3",
+    "temperature": "--temperature 0",
+    "top_k": "--top-k 1",
+    "top_p": "--top-p 0.01",
+    "min_p": "--min-p 1",
+    "repetition_penalty": "--temperature 0 | --repetition-penalty 3",
+    "presence_penalty": "--temperature 0 | --presence-penalty 9",
+    "frequency_penalty": "--temperature 0 | --frequency-penalty 9",
+    "stop": "--stop e",
+    "seed": "--seed 8",
+}
+
+# Per stage: the words of a base run. {name} is a path of the workspace, {out} a fresh folder.
+BASE = {
+    "data prepare": "--data {raw} --out {out}",
+    "data shards": "--data {documents} --tokenizer {tokenizer} --out {out}",
+    "data check": "{rows} --model {model}",
+    "tokenizer train": "--data {documents} --vocab 300 --out {out}",
+    "plan": "",
+    "pretrain": "--data {shards} --tokenizer {tokenizer} --validation {held_out} --out {out} "
+    + " ".join(PRETRAIN),
+    "sft": "--model {model} --data {rows} --out {out} "
+    + " ".join(PRETRAIN[:6])
+    + " --threads 1 loop.max_length=256",
+    "eval": "--model {model} --data {documents} --questions {rows} --max-questions 3",
+    "generate": "--model {model} --prompt hello --max-tokens 24 --seed 1",
+    "chat": "--model {model} --prompt hello --max-tokens 24 --seed 1",
+}
+# Per stage and setting: words that must change the result; before a `|` stand words that the base run gets too.
+CHANGES: dict[str, dict[str, str]] = {
+    "data prepare": {
+        "data": "--data {rows} --text-key id",
+        "text_key": "--text-key id",
+        "min_chars": "--min-chars 2000",
+        "holdout": "--holdout 2",
+        "on_error": "--data {raw} {bad} --on-error quarantine",
+        "seed": "--seed 5",
+    },
+    "data shards": {
+        "data": "--data {documents}/holdout.jsonl",
+        "tokenizer": "--tokenizer {other}",
+        "holdout": "--holdout true",
+        "bos": "--bos false",
+        "shard_tokens": "--shard-tokens 2000",
+    },
+    "data check": {
+        "data": "{questions}",
+        "model": "--model {other}",
+        "rows": "--rows 1",
+        "max_tokens": "--max-tokens 40",
+        "loss_on": "--loss-on all",
+    },
+    "tokenizer train": {
+        "data": "--data {documents}/holdout.jsonl",
+        "vocab": "--vocab 301",
+        "pattern": "--pattern gpt2",
+        "min_frequency": "--vocab 20000 | --min-frequency 9",
+        "max_bytes": "--max-bytes 3000",
+    },
+    "plan": {
+        "model": "--model {model}",
+        "vocab": "--vocab 99",
+        "per_device_train_batch_size": "--per-device-train-batch-size 3",
+        "gradient_accumulation_steps": "--gradient-accumulation-steps 3",
+        "max_length": "--max-length 99",
+        "tokens": "--tokens 12345678",
+        "minutes": "--minutes 0.5",
+        "architecture.model_type": "architecture.model_type=gpt2",
+        "architecture.layers": "architecture.layers=3",
+        "architecture.dim": "architecture.dim=128",
+        "architecture.heads": "architecture.kv_heads=1 architecture.heads=4 | architecture.heads=8",
+        "architecture.kv_heads": "architecture.kv_heads=1",
+        "architecture.hidden": "architecture.hidden=99",
+        "architecture.tied": "architecture.tied=false",
+    },
+    "pretrain": {
+        "data": "--data {held_out}",
+        "tokenizer": "--tokenizer {other}",
+        "weights": "--data {shards} {held_out} loop.max_length=512 loop.per_device_train_batch_size=8 | --weights 1 9",
+        "validation": "--validation {shards}",
+        "model": "--model {model}",
+        "architecture.model_type": "architecture.model_type=qwen3",
+        "architecture.layers": "architecture.layers=2",
+        "architecture.dim": "architecture.dim=64",
+        "architecture.heads": "architecture.heads=4",
+        "architecture.kv_heads": "architecture.kv_heads=1",
+        "architecture.hidden": "architecture.hidden=99",
+        "architecture.tied": "architecture.tied=false",
+        "architecture.context": "architecture.context=99",
+        "packing": "packing=windows",
+        "stride": "packing=windows | stride=7",
+        "prompts": "--prompts hello",
+        "seed": "--seed 5",
+        **OPTIMIZER,
+        **LOOP,
+    },
+    "sft": {
+        "model": "--model {other_model}",
+        "data": "--data {questions}",
+        "validation": "--validation 0.5",
+        "loss_on": "--loss-on all",
+        "overlong": "loop.max_length=96 --loss-on all | --overlong drop",
+        "packing": "packing=false",
+        "seed": "--seed 5",
+        "max_rows": "--max-rows 9",
+        **OPTIMIZER,
+        **LOOP,
+        "loop.max_length": "loop.max_length=128",
+        "loop.eval_batches": "--validation 0.3 | loop.eval_batches=1",
+    },
+    "eval": {
+        "model": "--model {other_model}",
+        "data": "--data {documents}/train.jsonl",
+        "baselines": "--baselines {documents}",
+        "questions": "--questions {questions}",
+        "max_documents": "--max-documents 1",
+        "max_questions": "--max-questions 2",
+    },
+    "generate": {
+        **SAMPLING,
+        "logprobs": "--logprobs",
+        "ignore_eos": "--ignore-eos",
+        "model": "--model {other_model}",
+        "prompt": "--prompt world",
+        "prompts": "--prompts {prompts}",
+    },
+    "chat": {
+        **SAMPLING,
+        "model": "--model {other_model}",
+        "system": "--temperature 0 | --system short",
+        "prompt": "--prompt world",
+    },
+}
+COMMON = {"out": PLACE, "threads": SPEED, "device": DEVICE, "loop.compile": SPEED}
+EXEMPT: dict[str, dict[str, str]] = {
+    "plan": {"architecture.context": "declared to readers of the model; costs nothing"},
+    "chat": {
+        "logprobs": "a chat shows words; `luban generate` shows probabilities",
+        "ignore_eos": "for measuring speed; shared with generate, where it is tested",
+    },
+    "fetch": {"name": NETWORK},
+    "quickstart": dict.fromkeys(("model", "minutes"), "run as a whole in test_quickstart.py"),
+}
+
+
+@pytest.fixture(scope="module")
+def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The workspace's paths by name, and a second one of what a setting may name."""
+    import torch
+
+    from luban.tokenizers.files import load
+    from luban.training.checkpoint import write_model_folder
+    from tests import tiny
+
+    root = tmp_path_factory.mktemp("others")
+    words = f"tokenizer train --data {workspace.documents} --vocab 384 --pattern gpt2 --out {root / 'other'}"
+    assert main(words.split()) == 0
+    torch.manual_seed(9)
+    write_model_folder(root / "other_model", tiny.llama(context=256), load(workspace.tokenizer))
+    (root / "bad.jsonl").write_text('{"text": 3}\n', encoding="utf-8")
+    (root / "prompts.txt").write_text("one\ntwo\n", encoding="utf-8")
+    rows = workspace.rows.read_text("utf-8").splitlines()
+    (root / "questions.jsonl").write_text("\n".join(rows[5:25]) + "\n", encoding="utf-8")
+    return {
+        **{name: str(path) for name, path in vars(workspace).items()},
+        "other": str(root / "other"),
+        "other_model": str(root / "other_model"),
+        "bad": str(root / "bad.jsonl"),
+        "prompts": str(root / "prompts.txt"),
+        "questions": str(root / "questions.jsonl"),
+    }
+
+
+@pytest.fixture(scope="module")
+def base_outcomes() -> dict[str, str]:
+    """Outcomes of base runs, so that each is run once."""
+    return {}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_setting_is_tried_or_excused(stage: str) -> None:
+    names = {name for name, _, _ in settings.leaves(importlib.import_module(STAGES[stage].module).Config)}
+    tried, excused = set(CHANGES.get(stage, {})), set(EXEMPT.get(stage, {}))
+    assert tried | excused <= names, f"listed, but no setting of {stage}: {sorted((tried | excused) - names)}"
+    assert names - tried - excused <= set(COMMON), f"settings of {stage} that nothing tries"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in CHANGES for name in CHANGES[stage]])
+def test_a_setting_changes_the_result(
+    stage: str,
+    name: str,
+    places: dict[str, str],
+    base_outcomes: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    both, _, change = CHANGES[stage][name].rpartition("|")
+    base = f"{stage} {BASE[stage]} {both}"
+    changed = f"{base} {change}"
+    if (stage, name) == ("data check", "data"):
+        changed = base.replace("{rows}", "{questions}")
+    if base not in base_outcomes:
+        base_outcomes[base] = outcome(base, places, tmp_path_factory, capsys)
+    assert outcome(changed, places, tmp_path_factory, capsys) != base_outcomes[base]
+
+
+def outcome(
+    words: str,
+    places: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    """A hash of all that a run leaves behind, times and rates left out."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert main([*words.format(**places, out=out).split(), "--json"]) == 0, capsys.readouterr().err
+    digest = hashlib.sha256()
+    digest.update(json.dumps(timeless(json.loads(capsys.readouterr().out)), sort_keys=True).encode())
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(out)).encode())
+        if path.name == "log.jsonl":
+            lines = [timeless(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+            digest.update(json.dumps(lines).encode())
+        elif path.name not in (RUN_FILE, "curves.png", "state.json", "optimizer.pt", "random.pt"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.singledispatch
+def timeless(value: Any) -> Any:
+    """The value without what a clock decided."""
+    return value
+
+
+@timeless.register
+def _(value: dict) -> Any:
+    clocked = ("second", "tok_per_sec", "mfu", "flop_per_s", "sha256")
+    kept = {key: item for key, item in value.items() if not any(word in key for word in clocked)}
+    return {key: timeless(item) for key, item in kept.items() if not isinstance(item, str) or "/" not in item}
+
+
+@timeless.register
+def _(value: list) -> Any:
+    return [timeless(item) for item in value]
