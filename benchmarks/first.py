@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luban.fetch import fetch_known
+
 TASKS = ("train-s", "train-tiny", "decode")
 SIDES = ("luban", "hf", "hf+malloc")
 SHAPES: dict[str, dict[str, int]] = {
@@ -76,6 +78,8 @@ def main() -> None:
 def compare(task: str, rounds: int) -> dict[str, Any]:
     """Tokens per second of each side and the medians of the pairwise ratios."""
     command = [sys.executable, __file__, task, "--worker"]
+    if task == "decode":
+        fetch_known("smollm2")  # once, before three processes ask for it
     workers = {
         side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for side in SIDES
@@ -147,7 +151,6 @@ def work(side: str, task: str) -> None:
 
 def luban_decode() -> Callable[[], int]:
     """A function that answers one prompt greedily with the real 135 M model and returns the new tokens."""
-    from luban.fetch import fetch_known
     from luban.inference.local import open_lm
     from luban.lm import Sampling
 
@@ -159,8 +162,6 @@ def luban_decode() -> Callable[[], int]:
 def hf_decode() -> Callable[[], int]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from luban.fetch import fetch_known
 
     folder = str(fetch_known("smollm2"))
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

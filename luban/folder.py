@@ -21,7 +21,7 @@ from typing import Any
 
 from luban import __version__
 from luban.config import canonical_json, to_dict
-from luban.errors import ConfigError, DataError
+from luban.errors import ConfigError, DataError, MachineError
 
 RUN_FILE = "run.json"
 
@@ -74,6 +74,18 @@ def read_json(path: Path) -> Any:
         raise DataError("no such file", where=path) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not valid JSON: {error}", where=path) from None
+
+
+def require_space(place: Path, size: int) -> None:
+    """Raise MachineError unless `size` bytes are free where `place` is to be written."""
+    existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise MachineError(
+            f"{size / 1e6:,.1f} MB are to be written and {free / 1e6:,.1f} MB are free: the disk is full",
+            where=place,
+            hint="free space, then run it again",
+        )
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from luban.device import dtype_named
 from luban.errors import DataError, ModelError, nearest
-from luban.folder import atomic_file, read_json, write_json
+from luban.folder import atomic_file, read_json, require_space, write_json
 from luban.models import FAMILIES, Family
 from luban.models.base import CausalLM, ModelConfig
 from luban.models.names import Names, Stored, plan
@@ -87,6 +87,7 @@ def save(model: CausalLM, folder: str | Path, *, shard_bytes: int = SHARD_BYTES)
     config = dataclasses.replace(model.config, dtype=str(model.embedding.weight.dtype).removeprefix("torch."))
     parameters = dict(model.named_parameters())
     stored = plan(_family(config.model_type).names, parameters, layers=config.layers)
+    require_space(folder, sum(parameter.nbytes for parameter in parameters.values()))
     shards = _shards(stored, parameters, shard_bytes)
     files = [WEIGHTS] if len(shards) == 1 else [_shard_file(i, len(shards)) for i in range(len(shards))]
     for file, names in zip(files, shards, strict=True):

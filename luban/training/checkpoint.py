@@ -35,6 +35,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step` and keep the newest `limit`; `state` is JSON (the data cursor, ...)."""
     target = out / "checkpoints" / f"step-{step:08d}"
+    folder.require_space(target, _bytes(model, optimizer))
     with folder.atomic_folder(target) as work:
         write_model_folder(work, model, tokenizer)
         torch.save(optimizer.state_dict(), work / "optimizer.pt")
@@ -96,3 +97,9 @@ def load(
 
 def _all(out: Path) -> list[Path]:
     return sorted((out / "checkpoints").glob("step-*"))
+
+
+def _bytes(model: Any, optimizer: torch.optim.Optimizer) -> int:
+    """What weights and optimizer state take on disk."""
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *moments] if torch.is_tensor(tensor))
