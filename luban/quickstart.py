@@ -30,8 +30,11 @@ ASSISTANT_CHATS = (
     "Write a short poem about a carpenter who makes his own tools.",
 )
 PROMPTS = ("In the beginning", "A: Hi, how are you?\nB:")
+ROWS = 8
+"""Rows of a step: in a run of minutes many small steps learn more than few large ones (benchmarks/README.md)."""
+
 SHARE_OF_SFT = 0.3
-"""Tuning time as a share of pretraining time."""
+"""Tuning steps as a share of pretraining steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,8 @@ class Config:
     """Folder for everything that is made."""
     model: Literal["own", "smollm2"] = "own"
     """`own` trains a small model from raw text; `smollm2` fetches the real SmolLM2-135M-Instruct and chats."""
-    minutes: Annotated[float, Gt(0)] = 5.0
-    """Pretraining time to plan for; everything else takes about as long again."""
+    minutes: Annotated[float, Gt(0)] = 4.5
+    """Pretraining time to plan for; everything else takes about as long again, or less."""
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -100,10 +103,12 @@ def _own(out: Path, minutes: float) -> dict[str, Any]:
         luban(*command, "--holdout", held_out, "--out", out / part)
     settings, steps = _plan(out, minutes)
     luban("pretrain", "--data", out / "shards", "--tokenizer", tokenizer, "--validation", out / "held-out",
-          "--out", base, *settings, "--prompts", *PROMPTS)  # fmt: skip
+          "--out", base, *settings, f"loop.per_device_train_batch_size={ROWS}",
+          "--prompts", *PROMPTS)  # fmt: skip
     rows = [raw / name / "conversations.jsonl" for name in ("web", "chitchat")]
     luban("sft", "--model", base / "final", "--data", *rows, "--out", tuned,
-          f"loop.max_steps={round(SHARE_OF_SFT * steps)}")  # fmt: skip
+          f"loop.max_steps={round(SHARE_OF_SFT * steps)}",
+          f"loop.per_device_train_batch_size={ROWS}")  # fmt: skip
     questions = raw / "web" / "conversations-holdout.jsonl"
     luban("eval", "--model", base / "final", "--data", documents, "--baselines", documents,
           "--questions", questions, "--out", out / "eval-base")  # fmt: skip
@@ -124,6 +129,7 @@ def _plan(out: Path, minutes: float) -> tuple[list[str], int]:
     path = out / "plan.json"
     if not path.is_file():
         command = ("plan", "--minutes", minutes, "--vocab", 4096, "--json")
+        command += ("--per-device-train-batch-size", ROWS)
         write_json(path, json.loads(luban(*command, capture=True)))
     plan = read_json(path)
     return plan["settings"], plan["steps"]

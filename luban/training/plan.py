@@ -1,13 +1,15 @@
 """Stage `plan`: parameters, FLOPs, memory by part and time of a run, before running it.
 
-With `--minutes` it also proposes a shape: the largest of a ladder of models that still sees enough tokens.
+With `--minutes` it also proposes a shape: it tries a ladder of models for a few steps each and takes the largest
+that still sees enough tokens in the time.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
 
@@ -15,14 +17,20 @@ from luban.device import DeviceConfig
 from luban.training.architecture import ArchitectureConfig, new_config
 from luban.training.config import LoopConfig
 
-SHARE_OF_PEAK = 0.45
-"""Share of the matrix-product rate that a compiled step of a small model reaches on a CPU (benchmarks/README.md)."""
+if TYPE_CHECKING:
+    import torch
 
-TOKENS_PER_WEIGHT = 1.0
+SHARE_OF_PEAK = 0.45
+"""Share of the matrix-product rate that a step of a small model reaches on a CPU (benchmarks/README.md)."""
+
+TOKENS_PER_WEIGHT = 2.0
 """Tokens a body weight must see for its size to pay in a run of minutes (benchmarks/README.md)."""
 
-LADDER = tuple((layers, 64 * layers) for layers in range(2, 13))
+LADDER = tuple((layers, 64 * layers) for layers in range(3, 13))
 """One dial, as nanochat's depth: layers and width grow together."""
+
+TRIAL_S = 2.0
+"""Time to try a shape for, after a first step that is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +65,9 @@ def run(config: Config) -> dict[str, Any]:
     from luban.nn.linear import measure_flops
 
     place = device.start(config, seed=0)
-    rate = measure_flops(place) * SHARE_OF_PEAK
-    return _propose(config, rate) if config.minutes else _forecast(config.architecture, config, rate)
+    if config.minutes:
+        return _propose(config, config.minutes * 60, place)
+    return _forecast(config.architecture, config, measure_flops(place) * SHARE_OF_PEAK)
 
 
 def show(results: dict[str, Any]) -> None:
@@ -85,13 +94,17 @@ def show(results: dict[str, Any]) -> None:
 
 
 def _forecast(shape: ArchitectureConfig, config: Config, rate: float) -> dict[str, Any]:
-    from luban.models import hf
-    from luban.training.flops import body_parameters, matrix_parameters, training_flops_per_token
+    import torch
+
+    from luban.models import FAMILIES, hf
+    from luban.models.base import parameter_count
+    from luban.training.flops import body_parameters, training_flops_per_token
 
     model = new_config(shape, vocab=config.vocab, context=config.max_length)
     if config.model is not None:
         model = hf.load_config(config.model)
-    parameters = matrix_parameters(model) + (0 if model.tied else model.vocab * model.dim)
+    with torch.device("meta"):
+        parameters = parameter_count(FAMILIES[model.model_type].model(model))
     tokens = config.tokens or 20 * parameters
     per_token = training_flops_per_token(model, config.max_length)
     return {
@@ -101,29 +114,60 @@ def _forecast(shape: ArchitectureConfig, config: Config, rate: float) -> dict[st
         "steps": max(1, tokens // (config.row_tokens * config.gradient_accumulation_steps)),
         "flops_per_token": per_token,
         "total_flops": per_token * tokens,
-        "assumed_flop_per_s": rate,
+        "flop_per_s": rate,
         "tokens_per_second": rate / per_token,
         "seconds": per_token * tokens / rate,
         "memory_bytes": memory_bytes(model, parameters, config.row_tokens),
     }
 
 
-def _propose(config: Config, rate: float) -> dict[str, Any]:
-    """The largest shape of the ladder that still sees `TOKENS_PER_WEIGHT` tokens per weight in the time."""
-    assert config.minutes is not None
-    budget_flops = rate * config.minutes * 60
-    best = None
+def _propose(config: Config, seconds: float, place: torch.device) -> dict[str, Any]:
+    """The largest shape of the ladder that sees `TOKENS_PER_WEIGHT` tokens per weight of its body in the time."""
+    best: dict[str, Any] = {}
     for layers, dim in LADDER:
         shape = replace(config.architecture, layers=layers, dim=dim, heads=0)
-        forecast = _forecast(shape, config, rate)
-        tokens = int(budget_flops / forecast["flops_per_token"])
-        if best is None or tokens >= TOKENS_PER_WEIGHT * forecast["body_parameters"]:
-            best = (shape, tokens)
-    assert best is not None
-    shape, tokens = best
-    forecast = _forecast(shape, replace(config, tokens=tokens), rate)
-    settings = [f"architecture.layers={shape.layers}", f"architecture.dim={shape.dim}"]
-    return {**forecast, "settings": [*settings, f"loop.max_steps={forecast['steps']}"]}
+        rate = _trial(shape, config, place)
+        forecast = _forecast(shape, replace(config, tokens=int(rate * seconds)), rate=1.0)
+        if best and forecast["tokens"] < TOKENS_PER_WEIGHT * forecast["body_parameters"]:
+            break
+        best = forecast | {
+            "flop_per_s": rate * forecast["flops_per_token"],
+            "tokens_per_second": rate,
+            "seconds": forecast["tokens"] / rate,
+        }
+        settings = {"architecture.layers": layers, "architecture.dim": dim, "loop.max_steps": best["steps"]}
+        best["settings"] = [f"{name}={value}" for name, value in settings.items()]
+    return best
+
+
+def _trial(shape: ArchitectureConfig, config: Config, place: torch.device) -> float:
+    """Tokens per second of real training steps, eager, on random tokens."""
+    import torch
+
+    from luban.data.batch import Batch
+    from luban.models import hf
+    from luban.training.config import OptimizerConfig
+    from luban.training.optim import adamw
+    from luban.training.step import Updater, next_token
+
+    model = hf.build(new_config(shape, vocab=config.vocab, context=config.max_length), device=place)
+    updater = Updater(model, adamw(model, OptimizerConfig()), next_token(), max_grad_norm=1.0)
+    tokens = torch.randint(0, config.vocab, (config.per_device_train_batch_size, config.max_length + 1))
+    documents = (torch.arange(config.max_length) * 3 // config.max_length).expand_as(tokens[:, 1:])
+    batch = Batch(
+        tokens=tokens[:, :-1],
+        targets=tokens[:, 1:].contiguous(),
+        positions=torch.arange(config.max_length).expand_as(tokens[:, 1:]),
+        documents=documents,
+        ids=[],
+        packed=True,
+    ).to(place)
+    updater.update([batch], learning_rate=0.0)
+    begun, steps = time.perf_counter(), 0
+    while time.perf_counter() - begun < TRIAL_S:
+        updater.update([batch], learning_rate=0.0)
+        steps += 1
+    return steps * config.row_tokens / (time.perf_counter() - begun)
 
 
 def memory_bytes(model: Any, parameters: int, row_tokens: int) -> dict[str, int]:
