@@ -1,7 +1,7 @@
 # Two commands do all on a fresh machine: `make quickstart` and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 MODEL ?= own
-MINUTES ?= 4.5
+MINUTES ?= 6
 BIN := .venv/bin
 
 .PHONY: quickstart test check bench clean

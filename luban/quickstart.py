@@ -45,8 +45,8 @@ class Config:
     """Folder for everything that is made."""
     model: Literal["own", "smollm2"] = "own"
     """`own` trains a small model from raw text; `smollm2` fetches the real SmolLM2-135M-Instruct and chats."""
-    minutes: Annotated[float, Gt(0)] = 4.5
-    """Pretraining time to plan for; everything else takes about as long again, or less."""
+    minutes: Annotated[float, Gt(0)] = 6.0
+    """Pretraining time to plan for; everything else takes about half as long again."""
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -83,14 +83,13 @@ def show(results: dict[str, Any]) -> None:
         console.print(table)
     if "questions" in results:
         row = results["questions"]
-        interval = f"95 % interval {row['low']:.1%} to {row['high']:.1%}"
-        console.print(
-            f"questions: {row['correct']} of {row['asked']} right ({row['correct'] / row['asked']:.1%}, {interval})"
-        )
-        console.print(
-            f"  always the commonest answer: {row['majority']:.1%}; no examples; compared after {row['normalisation']}"
-        )
-        console.print(f"  the first one: {row['first']}", markup=False)
+        share = f"{row['correct']} of {row['asked']} right ({row['correct'] / row['asked']:.1%}"
+        print(f"questions: {share}, 95 % interval {row['low']:.1%} to {row['high']:.1%})")
+        notes = f"{row['shots']} examples shown; {row['normalisation']}"
+        print(f"  always the commonest answer: {row['majority']:.1%}; {notes}")
+        first = row["first"]
+        asked = first["messages"][-1]["content"].replace("\n", " ")
+        print(f"  the first one: {asked!r}: expected {first['expected']!r}, given {first['given']!r}")
 
 
 def _bits(config: Config, lm: LM) -> dict[str, Any]:

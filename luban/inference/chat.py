@@ -62,9 +62,12 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Print the answers to `--prompt`; a session has already printed everything."""
-    for row in results.get("answers", []):
-        print(row["answer"])
+    """Print the answers to `--prompt`, several each under its question; a session has already printed everything."""
+    answers = results.get("answers", [])
+    for row in answers:
+        if len(answers) > 1:
+            print(f"> {row['prompt']}", file=sys.stderr, flush=True)
+        print(row["answer"], flush=True)
 
 
 class Terminal:

@@ -23,6 +23,8 @@ from rich.progress import (
 from luban.folder import write_text
 
 LOG_FILE = "log.jsonl"
+PLAIN_EVERY_S = 10.0
+"""Seconds between two lines where stderr is no terminal."""
 
 
 class Log:
@@ -51,7 +53,8 @@ class Bar:
     def __init__(self, title: str, *, total: int, done: int) -> None:
         console = Console(stderr=True)
         self.plain = not console.is_terminal
-        self.title, self.total, self.started, self.first = title, total, time.monotonic(), done
+        self.title, self.total = title, total
+        self.printed, self.printed_step = time.monotonic(), done
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -76,19 +79,22 @@ class Bar:
         self.progress.update(self.task, completed=step)
 
     def report(self, step: int, values: Mapping[str, Any]) -> None:
-        """Show the newest numbers beside the bar (or print them with the time left)."""
+        """Show the newest numbers beside the bar; without a terminal, print them at most every few seconds."""
         shown = "  ".join(_short(name, value) for name, value in values.items() if name in _SHOWN)
         self.progress.update(self.task, completed=step, shown=shown)
-        if self.plain:
-            seconds = time.monotonic() - self.started
-            left = seconds / max(1, step - self.first) * (self.total - step)
-            print(
-                f"{self.title} {step}/{self.total}  {shown}  {left:.0f} s left", file=sys.stderr, flush=True
-            )
+        now = time.monotonic()
+        if self.plain and shown and (now - self.printed >= PLAIN_EVERY_S or step in (0, self.total)):
+            left = f"  {(self.total - step) * self._seconds_per_step(step, now):.0f} s left" if step else ""
+            print(f"{self.title} {step}/{self.total}  {shown}{left}", file=sys.stderr, flush=True)
+            self.printed, self.printed_step = now, step
+
+    def _seconds_per_step(self, step: int, now: float) -> float:
+        """Time of a step since the last line; the first steps, which compile, are soon forgotten."""
+        return (now - self.printed) / max(1, step - self.printed_step)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self.progress.console.print(text, highlight=False, markup=False)
+        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 _SHOWN = {
