@@ -55,7 +55,7 @@ SAMPLING = {
     "repetition_penalty": "--temperature 0 | --repetition-penalty 3",
     "presence_penalty": "--temperature 0 | --presence-penalty 9",
     "frequency_penalty": "--temperature 0 | --frequency-penalty 9",
-    "stop": "--stop e",
+    "stop": "--stop e a o t n s",
     "seed": "--seed 8",
 }
 
@@ -123,9 +123,9 @@ CHANGES: dict[str, dict[str, str]] = {
         "architecture.tied": "architecture.tied=false",
     },
     "pretrain": {
-        "data": "--data {held_out}",
+        "data": "loop.max_length=512 loop.per_device_train_batch_size=8 | --data {held_out}",
         "tokenizer": "--tokenizer {other}",
-        "weights": "--data {shards} {held_out} loop.max_length=512 loop.per_device_train_batch_size=8 | --weights 1 9",
+        "weights": "--data {held_out} loop.max_length=512 loop.per_device_train_batch_size=8 | --weights 1 9",
         "validation": "--validation {shards}",
         "model": "--model {model}",
         "architecture.model_type": "architecture.model_type=qwen3",
