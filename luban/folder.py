@@ -131,17 +131,29 @@ def describe(stage: str, config: Any, inputs: Sequence[str | Path]) -> dict[str,
     }
 
 
-def claim(out: str | Path, *, stage: str, config: Any, inputs: Sequence[str | Path] = ()) -> Path:
-    """Take `out` for a run that works in place: new, or the continuation of the same one.
+def check_out(
+    out: str | Path, *, stage: str, config: Any, inputs: Sequence[str | Path] = ()
+) -> dict[str, Any]:
+    """What `run.json` will hold if `out` is free for this run; writes nothing.
 
     Raises AlreadyDone if the same run is finished there, ConfigError if the folder holds something else.
     """
     out = Path(out)
     mine = describe(stage, config, inputs)
-    if out.exists() and not out.is_dir():
+    if out.is_file():
         raise ConfigError("the output is a file, not a folder", where=out, hint="choose another --out")
     if out.is_dir() and any(out.iterdir()):
         _same_run_or_raise(out, mine)
+    return mine
+
+
+def claim(out: str | Path, *, stage: str, config: Any, inputs: Sequence[str | Path] = ()) -> Path:
+    """Take `out` for a run that works in place: new, or the continuation of the same one.
+
+    Raises as `check_out` does.
+    """
+    out = Path(out)
+    mine = check_out(out, stage=stage, config=config, inputs=inputs)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RUN_FILE, mine)
     return out
@@ -160,14 +172,10 @@ def stage_folder(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A folder to fill and a dict for metrics; both appear at `out`, whole, when the block ends well.
 
-    Raises AlreadyDone or ConfigError as `claim` does.
+    Raises as `check_out` does.
     """
     out = Path(out)
-    mine = describe(stage, config, inputs)
-    if out.is_file():
-        raise ConfigError("the output is a file, not a folder", where=out, hint="choose another --out")
-    if out.is_dir() and any(out.iterdir()):
-        _same_run_or_raise(out, mine)
+    mine = check_out(out, stage=stage, config=config, inputs=inputs)
     metrics: dict[str, Any] = {}
     with atomic_folder(out) as work:
         write_json(work / RUN_FILE, mine)

@@ -75,9 +75,7 @@ def show(results: dict[str, Any]) -> None:
         questions.add_row("always the commonest answer", f"{results['after tuning']['majority']:.1%}", "")
         console.print(questions)
         for row in results["samples"]:
-            console.print(
-                f"step {row['step']}: {row['prompt']} ▸{row['text']}", markup=False, highlight=False
-            )
+            print(f"step {row['step']}: {row['prompt']} ▸{row['text']}")
     console.print(f"\nall of it took {results['seconds'] / 60:.1f} minutes. Where to go next:")
     console.print(f"  luban chat --model {results['model']}        talk to it")
     console.print("  luban STAGE --help                 every setting of every stage")

@@ -35,6 +35,22 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step` and keep the newest `limit`; `state` is JSON (the data cursor, ...)."""
     target = out / "checkpoints" / f"step-{step:08d}"
+    if not (target / STATE).is_file():  # saved twice where a run was stopped: replacing it could lose it
+        _write(target, step, model, optimizer, tokenizer, state)
+    folder.write_text(target.parent / LATEST, target.name)
+    for old in _all(out)[:-limit]:
+        shutil.rmtree(old)
+    return target
+
+
+def _write(
+    target: Path,
+    step: int,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: FileTokenizer,
+    state: dict[str, Any],
+) -> None:
     folder.require_space(target, _bytes(model, optimizer))
     with folder.atomic_folder(target) as work:
         write_model_folder(work, model, tokenizer)
@@ -42,10 +58,6 @@ def save(
         torch.save(device.random_state(), work / "random.pt")
         files = {item.name: folder.fingerprint(item) for item in sorted(work.iterdir())}
         folder.write_json(work / STATE, {**state, "step": step, "files": files})
-    folder.write_text(target.parent / LATEST, target.name)
-    for old in _all(out)[:-limit]:
-        shutil.rmtree(old)
-    return target
 
 
 def write_model_folder(target: Path, model: Any, tokenizer: FileTokenizer) -> None:

@@ -31,7 +31,7 @@ from luban.training.step import Objective, Update, Updater
 
 Validate = Callable[[], dict[str, float]]
 Sample = Callable[[int, Path], str]
-"""From a step and the checkpoint folder just written to a line worth showing."""
+"""From a step and its checkpoint folder to a line worth showing; nothing if it was sampled before."""
 
 
 @dataclass(kw_only=True)
@@ -72,6 +72,7 @@ class Fit:
                     self._save(0)
             elif first < self.steps:
                 self.bar.say(f"{self.title}: going on after step {first} of {self.steps}")
+                self._draw_sample(first)
             batches = iter(self.loader)
             for step in range(first + 1, self.steps + 1):
                 self._advance(step, batches)
@@ -116,7 +117,7 @@ class Fit:
         return results
 
     def _save(self, step: int) -> None:
-        path = checkpoint.save(
+        checkpoint.save(
             self.out,
             step,
             model=self.model,
@@ -125,8 +126,15 @@ class Fit:
             state={"loader": self.loader.state(), "tokens": self.clock.tokens},
             limit=self.loop.save_total_limit,
         )
-        if self.sample is not None and step in self.sample_steps:
-            self.bar.say(self.sample(step, path))
+        self._draw_sample(step)
+
+    def _draw_sample(self, step: int) -> None:
+        """Sample from the checkpoint of `step` if one is due; `sample` says nothing about one it has."""
+        newest = checkpoint.latest(self.out)
+        if self.sample is None or newest is None or step not in self.sample_steps:
+            return
+        if told := self.sample(step, newest):
+            self.bar.say(told)
 
     def _resume(self) -> int:
         newest = checkpoint.latest(self.out)

@@ -14,6 +14,7 @@ from annotated_types import Ge
 
 from luban.device import DeviceConfig
 from luban.errors import ConfigError
+from luban.folder import write_text
 from luban.lm import OpenLM, Sampling
 from luban.training.architecture import ArchitectureConfig
 from luban.training.config import LoopConfig, OptimizerConfig
@@ -178,13 +179,18 @@ def _sampler(config: Config, open_lm: OpenLM) -> Sample:
     """Continue the prompts with the checkpoint just written, through the engine that will serve it."""
     sampling = Sampling(max_tokens=48, temperature=0.8, top_k=50, seed=config.seed)
 
+    path = config.out / "samples.jsonl"
+
     def sample(step: int, checkpoint: Path) -> str:
+        told = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        if any(json.loads(line)["step"] == step for line in told):
+            return ""  # a run that was killed right after this sample
         answers = open_lm(str(checkpoint)).generate(config.prompts, sampling)
         rows = [
             {"step": step, "prompt": p, "text": a.text} for p, a in zip(config.prompts, answers, strict=True)
         ]
-        with (config.out / "samples.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = [*told, *(json.dumps(row, ensure_ascii=False) for row in rows)]
+        write_text(path, "".join(f"{line}\n" for line in lines))
         return "\n".join(f"step {row['step']}: {row['prompt']} ▸{row['text']}" for row in rows)
 
     return sample

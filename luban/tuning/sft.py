@@ -62,11 +62,13 @@ def run(config: Config) -> dict[str, Any]:
     from luban.training.loop import Fit, finish_model
     from luban.training.step import compiled_hidden, next_token
 
+    inputs = [config.model, *config.data]
+    folder.check_out(config.out, stage="sft", config=config, inputs=inputs)
     tokenizer = load_tokenizer(config.model)
     limits = {"max_tokens": config.loop.max_length, "loss_on": config.loss_on, "overlong": config.overlong}
     examples = read_examples(config.data, tokenizer, **limits)
     train, held_out = _split(config, examples)
-    out = folder.claim(config.out, stage="sft", config=config, inputs=[config.model, *config.data])
+    out = folder.claim(config.out, stage="sft", config=config, inputs=inputs)
     place = device.start(config, seed=config.seed)
     model = hf.load(config.model).to(place)
     objective = next_token(compiled_hidden(model) if config.loop.compile else None)
