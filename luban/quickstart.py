@@ -6,6 +6,7 @@ Every step's folder knows whether it is finished, so an interrupted quickstart g
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ def _own(out: Path, minutes: float) -> dict[str, Any]:
         luban(*command, "--holdout", held_out, "--out", out / part)
     settings, steps = _plan(out, minutes)
     luban("pretrain", "--data", out / "shards", "--tokenizer", tokenizer, "--validation", out / "held-out",
-          "--out", base, *settings, f"loop.per_device_train_batch_size={ROWS}",
+          "--out", base, *settings, f"loop.per_device_train_batch_size={ROWS}", "loop.eval_steps=250",
           "--prompts", *PROMPTS)  # fmt: skip
     rows = [raw / name / "conversations.jsonl" for name in ("web", "chitchat")]
     luban("sft", "--model", base / "final", "--data", *rows, "--out", tuned,
@@ -123,8 +124,8 @@ def _own(out: Path, minutes: float) -> dict[str, Any]:
 
 
 def _plan(out: Path, minutes: float) -> tuple[list[str], int]:
-    """The planned settings; kept, as a second measurement of the machine would plan another run."""
-    path = out / "plan.json"
+    """The planned settings; kept, as a second trial on this machine would plan a slightly different run."""
+    path = out / f"plan-{minutes:g}-minutes.json"
     if not path.is_file():
         command = ("plan", "--minutes", minutes, "--vocab", 4096, "--json")
         command += ("--per-device-train-batch-size", ROWS)
@@ -143,12 +144,17 @@ def luban(*words: object, capture: bool = False) -> str:
     shown = " ".join(repr(word) if " " in word or "\n" in word else word for word in command)
     print(f"\n$ luban {shown}", file=sys.stderr, flush=True)
     begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "luban", *command],
-        text=True,
-        stdout=subprocess.PIPE if capture else None,
-        check=False,
-    )
+    # Ctrl-C reaches the stage too: it saves and ends with 130, and killing it meanwhile would lose its steps.
+    ours = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "luban", *command],
+            text=True,
+            stdout=subprocess.PIPE if capture else None,
+            check=False,
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
     print(f"  [{time.monotonic() - begun:.1f} s]", file=sys.stderr, flush=True)
     if done.returncode:
         raise SystemExit(done.returncode)
