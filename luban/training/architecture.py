@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from luban.errors import ConfigError
+from luban.tokenizers.base import Tokenizer
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureConfig:
@@ -52,6 +55,16 @@ def new_config(shape: ArchitectureConfig, *, vocab: int, context: int, **ids: in
         numbers |= {"kv_heads": shape.kv_heads or heads, "model_type": shape.model_type}
         numbers |= {"qkv_bias": shape.model_type == "qwen2", "qk_norm": shape.model_type == "qwen3"}
     return FAMILIES[shape.model_type].config(**numbers)
+
+
+def check_fit(model: Any, tokenizer: Tokenizer, *, max_length: int) -> None:
+    """Raise ConfigError if the tokenizer has ids, or rows have positions, that the model config does not."""
+    if tokenizer.vocab_size > model.vocab:
+        what = f"the tokenizer has {tokenizer.vocab_size} ids and the model {model.vocab}"
+        raise ConfigError(what, where="setting 'model'", hint="use the model's own tokenizer")
+    if max_length > model.context:
+        what = f"rows of {max_length} tokens are longer than the model's window of {model.context}"
+        raise ConfigError(what, where="setting 'loop.max_length'", hint=f"loop.max_length={model.context}")
 
 
 def _hidden(shape: ArchitectureConfig) -> int:

@@ -167,18 +167,22 @@ def _steps(config: Config, sources: list[Source]) -> int:
 def _shape(config: Config, tokenizer: FileTokenizer) -> Any:
     """The family config of the model to train; raises before anything is made if its numbers do not fit."""
     from luban.models import hf
-    from luban.training.architecture import new_config
+    from luban.training.architecture import check_fit, new_config
 
+    length = config.loop.max_length
     if config.model is not None:
-        return hf.load_config(config.model)
+        shape = hf.load_config(config.model)
+        check_fit(shape, tokenizer, max_length=length)
+        return shape
     ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-    return new_config(config.architecture, vocab=tokenizer.vocab_size, context=config.loop.max_length, **ids)
+    shape = new_config(config.architecture, vocab=tokenizer.vocab_size, context=length, **ids)
+    check_fit(shape, tokenizer, max_length=length)
+    return shape
 
 
 def _sampler(config: Config, open_lm: OpenLM) -> Sample:
     """Continue the prompts with the checkpoint just written, through the engine that will serve it."""
     sampling = Sampling(max_tokens=48, temperature=0.8, top_k=50, seed=config.seed)
-
     path = config.out / "samples.jsonl"
 
     def sample(step: int, checkpoint: Path) -> str:

@@ -59,12 +59,14 @@ def run(config: Config) -> dict[str, Any]:
     from luban.data.conversations import read_examples
     from luban.models import hf
     from luban.tokenizers.files import load as load_tokenizer
+    from luban.training.architecture import check_fit
     from luban.training.loop import Fit, finish_model
     from luban.training.step import compiled_hidden, next_token
 
     inputs = [config.model, *config.data]
     folder.check_out(config.out, stage="sft", config=config, inputs=inputs)
     tokenizer = load_tokenizer(config.model)
+    check_fit(hf.load_config(config.model), tokenizer, max_length=config.loop.max_length)
     limits = {"max_tokens": config.loop.max_length, "loss_on": config.loss_on, "overlong": config.overlong}
     examples = read_examples(config.data, tokenizer, **limits)
     train, held_out = _split(config, examples)

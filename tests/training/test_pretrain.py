@@ -16,10 +16,12 @@ import pytest
 from luban.errors import CheckpointError, ConfigError, ModelError
 from luban.folder import AlreadyDone
 from luban.inference.local import open_lm
+from luban.models import hf
 from luban.training import checkpoint, pretrain
 from luban.training.architecture import ArchitectureConfig
 from luban.training.config import LoopConfig, OptimizerConfig
 from luban.training.metrics import read_log
+from tests import tiny
 from tests.conftest import Workspace
 
 LOOP = LoopConfig(
@@ -151,6 +153,17 @@ def test_numbers_that_make_no_model_are_refused_before_anything_is_written(
     shape = ArchitectureConfig(layers=1, dim=30, heads=4)
     with pytest.raises(ModelError, match="dim 30 is not a multiple of heads 4"):
         pretrain.run(config_for(workspace, tmp_path / "run", architecture=shape), open_lm)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_too_small_for_tokenizer_or_rows_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    loop = dataclasses.replace(LOOP, max_length=300)
+    with pytest.raises(ConfigError, match="rows of 300 tokens are longer than the model's window of 256"):
+        pretrain.run(config_for(workspace, tmp_path / "run", model=workspace.model, loop=loop), open_lm)
+    small = tmp_path / "small"
+    hf.save(tiny.llama(vocab=100), small)
+    with pytest.raises(ConfigError, match="the tokenizer has 384 ids and the model 100"):
+        pretrain.run(config_for(workspace, tmp_path / "run", model=small), open_lm)
     assert not (tmp_path / "run").exists()
 
 
