@@ -16,6 +16,8 @@ from luban.inference.generate import generate_tokens, stream_tokens
 from luban.inference.score import score_tokens, split_pair
 from luban.lm import Conversation, Generation, Sampling, Score
 from luban.models import hf
+from luban.nn.attention import Attention
+from luban.nn.mlp import GatedMLP
 from luban.tokenizers import files
 from luban.tokenizers.files import FileTokenizer
 
@@ -33,6 +35,9 @@ def open_lm(folder: str, device: DeviceConfig | None = None) -> LocalLM:
     check_folder(path)
     where = start(device or DeviceConfig(), seed=None)
     model = hf.load(path, device=where).eval()
+    for module in model.modules():
+        if isinstance(module, Attention | GatedMLP):
+            module.join()
     settings_file = path / "generation_config.json"
     settings = read_json(settings_file) if settings_file.is_file() else {}
     return LocalLM(model, files.load(path), name=path.resolve().name, settings=settings)

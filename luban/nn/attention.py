@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from luban.nn.cache import LayerCache, causal_attention
-from luban.nn.linear import Linear
+from luban.nn.linear import Joined, Linear
 from luban.nn.norms import RMSNorm
 from luban.nn.positions import Rotation, rotate
 
@@ -43,6 +43,12 @@ class Attention(nn.Module):
         self.q_norm = None if qk_norm_eps is None else RMSNorm(head_dim, eps=qk_norm_eps)
         self.k_norm = None if qk_norm_eps is None else RMSNorm(head_dim, eps=qk_norm_eps)
 
+        self.joined: Joined | None = None
+
+    def join(self) -> None:
+        """Compute q, k and v as one product from now on (inference only)."""
+        self.joined = Joined(self.q, self.k, self.v)
+
     def forward(
         self,
         x: Float[Tensor, "batch seq dim"],
@@ -50,7 +56,8 @@ class Attention(nn.Module):
         slot: LayerCache | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """What each position gathers from the ones it may see; `rotation` tells positions where RoPE is used."""
-        q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x))
+        projected = (self.q(x), self.k(x), self.v(x)) if self.joined is None else self.joined(x)
+        q, k, v = (self._heads(part) for part in projected)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from luban.nn.linear import Linear
+from luban.nn.linear import Joined, Linear
 
 
 class GatedMLP(nn.Module):
@@ -20,9 +20,15 @@ class GatedMLP(nn.Module):
         self.gate = Linear(dim, hidden, bias=False)
         self.up = Linear(dim, hidden, bias=False)
         self.down = Linear(hidden, dim, bias=False)
+        self.joined: Joined | None = None
+
+    def join(self) -> None:
+        """Compute gate and up as one product from now on (inference only)."""
+        self.joined = Joined(self.gate, self.up)
 
     def forward(self, x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq dim"]:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = (self.gate(x), self.up(x)) if self.joined is None else self.joined(x)
+        return self.down(F.silu(gate) * up)
 
 
 class MLP(nn.Module):
