@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -60,3 +61,9 @@ class LoopConfig:
     """Steps between checkpoints; 0 saves at the end only."""
     save_total_limit: Annotated[int, Ge(1)] = 2
     """Checkpoints kept; older ones are deleted."""
+
+    def steps(self, batches_per_epoch: Callable[[], int]) -> int:
+        """Optimizer steps of the run: as told, or what `num_train_epochs` take; the data is counted only then."""
+        if self.max_steps:
+            return self.max_steps
+        return max(1, round(self.num_train_epochs * batches_per_epoch() / self.gradient_accumulation_steps))

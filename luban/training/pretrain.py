@@ -75,7 +75,7 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
     place = device.start(config, seed=config.seed)
     model = (hf.load(config.model) if config.model else hf.build(shape)).to(place)
     objective = next_token(compiled_hidden(model) if config.loop.compile else None)
-    steps = _steps(config, sources)
+    steps = config.loop.steps(lambda: _loader(config, sources, epochs=1).remaining())
     fit = Fit(
         title="pretrain",
         out=out,
@@ -153,15 +153,6 @@ def _validation(config: Config, model: Any, objective: Objective, tokenizer: Fil
         batches=config.loop.eval_batches,
         tokens_per_byte=shards.targets / shards.bytes,
     )
-
-
-def _steps(config: Config, sources: list[Source]) -> int:
-    """Steps of the run: as told, or what `num_train_epochs` take."""
-    loop = config.loop
-    if loop.max_steps:
-        return loop.max_steps
-    batches = _loader(config, sources, epochs=1).remaining()
-    return max(1, round(loop.num_train_epochs * batches / loop.gradient_accumulation_steps))
 
 
 def _shape(config: Config, tokenizer: FileTokenizer) -> Any:

@@ -83,7 +83,7 @@ def run(config: Config) -> dict[str, Any]:
         objective=objective,
         loop=config.loop,
         optimizer=config.optimizer,
-        steps=_steps(config, train),
+        steps=config.loop.steps(lambda: _loader(config, train, epochs=1).remaining()),
         validate=_validation(config, model, objective, held_out),
         device=place,
     )
@@ -128,12 +128,3 @@ def _loader(config: Config, examples: list[Pair], *, epochs: int | None) -> Load
         split_documents=False,
         epochs=epochs,
     )
-
-
-def _steps(config: Config, train: list[Pair]) -> int:
-    """Steps of the run: as told, or what `num_train_epochs` take."""
-    loop = config.loop
-    if loop.max_steps:
-        return loop.max_steps
-    batches = _loader(config, train, epochs=1).remaining()
-    return max(1, round(loop.num_train_epochs * batches / loop.gradient_accumulation_steps))
