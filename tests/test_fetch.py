@@ -50,7 +50,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
     def register(sha256: str) -> Known:
         pin = Pin(registry="pypi", package="luban-thing", version="1.0", sha256=sha256 or digest(wheel))
         members = ("luban_thing/data.txt",)
-        entry = Known(pin=pin, license="CC0-1.0", members=members, into=KNOWN["gpt2-vocab"].into)
+        entry = Known(pin=pin, license="CC0-1.0", members=members)
         monkeypatch.setitem(KNOWN, "thing", entry)
         return entry
 
@@ -99,6 +99,24 @@ def test_a_second_call_finds_it_without_the_network(
     assert fetch("thing") == first
     assert "already here" in capsys.readouterr().err
     assert fetch_known("thing") == Path(first["folder"])
+
+
+def test_what_another_version_converted_is_made_again_in_the_cache_and_refused_elsewhere(
+    known: Making, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known("")
+    for folder, words in ((home / "thing", ()), (tmp_path / "mine", ("--out", str(tmp_path / "mine")))):
+        fetch("thing", *words)
+        run_file = read_json(folder / "run.json")
+        run_file["config"]["converter"] = "of another version"
+        (folder / "run.json").write_text(json.dumps(run_file), encoding="utf-8")
+        (folder / "data.txt").write_text("old", encoding="utf-8")
+    fetch("thing")
+    assert (home / "thing" / "data.txt").read_text(encoding="utf-8") == "hello"
+    assert "made again" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="another run"):
+        fetch("thing", "--out", str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "data.txt").read_text(encoding="utf-8") == "old"
 
 
 def test_a_download_that_is_not_the_pinned_one_is_not_kept(known: Making, home: Path) -> None:

@@ -62,7 +62,7 @@ def fetch_known(name: str, out: Path | None = None) -> Path:
     if name not in KNOWN:
         raise ConfigError(f"unknown name '{name}'; {nearest(name, KNOWN)}", where="luban fetch")
     try:
-        return fetch_pinned(KNOWN[name], out or home() / name)
+        return _fetch_known(name, out)
     except AlreadyDone as done:
         return done.out
 
@@ -72,10 +72,15 @@ def home() -> Path:
     return Path(os.environ.get("LUBAN_HOME") or Path.home() / ".cache" / "luban")
 
 
+def _fetch_known(name: str, out: Path | None) -> Path:
+    """Fetch into `out`, which is the user's, or into the cache, which is ours to renew."""
+    return fetch_pinned(KNOWN[name], out or home() / name, replace=out is None)
+
+
 def _fetch(name: str, out: Path | None) -> Path:
     """Bring `name` here, whatever kind of name it is; raises AlreadyDone if it is."""
     if name in KNOWN:
-        return fetch_pinned(KNOWN[name], out or home() / name)
+        return _fetch_known(name, out)
     if name.startswith("hf:"):
         return hub.fetch_repository(name.removeprefix("hf:"), out or home() / name[3:].replace("/", "--"))
     path = Path(name).expanduser()

