@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +119,45 @@ def test_what_another_version_converted_is_made_again_in_the_cache_and_refused_e
     with pytest.raises(ConfigError, match="another run"):
         fetch("thing", "--out", str(tmp_path / "mine"))
     assert (tmp_path / "mine" / "data.txt").read_text(encoding="utf-8") == "old"
+
+
+def ar(members: dict[str, bytes]) -> bytes:
+    """An `ar` archive, as a Debian package is one."""
+    heads = {n: f"{n:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(d):<10}`\n".encode() for n, d in members.items()}
+    return b"!<arch>\n" + b"".join(heads[n] + d + b"\n" * (len(d) % 2) for n, d in members.items())
+
+
+def make_deb(path: Path) -> Path:
+    tree = io.BytesIO()
+    with tarfile.open(fileobj=tree, mode="w:xz") as tar:
+        for name in ("usr/share/doc/thing/html/en/a.html", "usr/share/doc/thing/html/fr/a.html", "usr/x"):
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(ar({"debian-binary": b"2.0", "control.tar.xz": b"odd", "data.tar.xz": tree.getvalue()}))
+    return path
+
+
+def test_the_matching_files_of_a_debian_package_come_with_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = make_deb(tmp_path / "mirror/pool/main/t/things/thing_1.0_all.deb")
+    monkeypatch.setenv("LUBAN_DEBIAN", (tmp_path / "mirror").as_uri())
+    pin = Pin(registry="debian", package="things/thing", version="1.0", sha256=digest(package))
+    entry = Known(pin=pin, license="CC0-1.0", members=("usr/share/doc/thing/*.html",))
+    monkeypatch.setitem(KNOWN, "thing", entry)
+    folder = fetch_known("thing")
+    found = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.html")}
+    assert found == {f"{lang}/a.html": f"usr/share/doc/thing/html/{lang}/a.html" for lang in ("en", "fr")}
+
+
+def test_a_version_that_the_mirror_has_not_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUBAN_DEBIAN", tmp_path.as_uri())
+    pin = Pin(registry="debian", package="things/thing", version="9.9", sha256="0" * 64)
+    monkeypatch.setitem(KNOWN, "thing", Known(pin=pin, license="CC0-1.0", members=("*",)))
+    with pytest.raises(MachineError, match=r"could not download thing 9\.9(.|\n)*LUBAN_DEBIAN"):
+        fetch_known("thing")
 
 
 def test_a_download_that_is_not_the_pinned_one_is_not_kept(known: Making, home: Path) -> None:

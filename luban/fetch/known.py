@@ -18,6 +18,7 @@ from luban.fetch import bible, chitchat, gguf
 from luban.fetch.download import Registry, archive, unpack
 from luban.folder import RUN_FILE, fingerprint, read_json, stage_folder
 
+UNPACKED = "unpacked"
 Convert = Callable[[Path, Path], dict[str, Any]]
 """From the wanted file and the folder to fill, to figures worth telling."""
 
@@ -29,6 +30,7 @@ class Pin:
     registry: Registry | Literal["shipped"]
     """`shipped`: a file of this package itself, named by the one member."""
     package: str
+    """Its name; on Debian `source/name`."""
     version: str
     sha256: str
     """Of the whole archive, so of every file in it."""
@@ -41,7 +43,7 @@ class Known:
     pin: Pin
     license: str
     members: tuple[str, ...]
-    """The files wanted out of the archive."""
+    """The files wanted out of the archive; of a Debian package, patterns."""
     convert: Convert | None = field(default=None, repr=False)
     """Makes the folder from the one member; None keeps the members as they are."""
 
@@ -85,11 +87,17 @@ def _is_older(out: Path, made: Made) -> bool:
 
 def _fill(known: Known, files: dict[str, Path], work: Path) -> dict[str, Any]:
     if known.convert is None:
-        for file in files.values():
-            file.replace(work / file.name)
-        return {"files": sorted(file.name for file in files.values())}
+        return {"files": len([_move(file, work) for file in files.values()])}
     (file,) = files.values()
     return known.convert(file, work)
+
+
+def _move(file: Path, work: Path) -> Path:
+    """Bring an unpacked file into `work`, under the folder it has in the archive's unpacked tree."""
+    inside = file.parts[file.parts.index(UNPACKED) + 1 :]
+    target = work.joinpath(*inside)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.move(file, target))
 
 
 def _files(known: Known, work: Path) -> dict[str, Path]:
@@ -103,7 +111,7 @@ def _files(known: Known, work: Path) -> dict[str, Path]:
     print(f"fetching {pin.package} {pin.version} from {pin.registry}", file=sys.stderr)
     file = archive(pin.registry, pin.package, pin.version, work)
     check_hash(file, pin.sha256)
-    return unpack(file, known.members, work / "unpacked")
+    return unpack(file, known.members, work / UNPACKED)
 
 
 def check_hash(file: Path, sha256: str) -> None:
@@ -160,5 +168,45 @@ KNOWN = {
         license="MIT (Chit-Chat Challenge, BYU PCC lab)",
         members=("chitchat_dataset/dataset.json",),
         convert=chitchat.convert,
+    ),
+    "anarchism": Known(
+        pin=Pin(
+            registry="debian",
+            package="anarchism/anarchism",
+            version="15.3-3",
+            sha256="cf21c10948b00e923c62eb31c39a3390413fa26c5ee0e3b925feb0ec7fe42948",
+        ),
+        license="GPL-2.0 (An Anarchist FAQ)",
+        members=("usr/share/doc/anarchism/html/*.html",),
+    ),
+    "handbook": Known(
+        pin=Pin(
+            registry="debian",
+            package="debian-handbook/debian-handbook",
+            version="11.20220922",
+            sha256="3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa",
+        ),
+        license="GPL-2.0-or-later or CC-BY-SA-3.0 (The Debian Administrator's Handbook, 26 languages)",
+        members=("usr/share/doc/debian-handbook/html/*.html",),
+    ),
+    "reference-en": Known(
+        pin=Pin(
+            registry="debian",
+            package="debian-reference/debian-reference-en",
+            version="2.100",
+            sha256="9f31d3a17df505de09689ca255512ea58c1fc47c59bb1b0c7bf1c23362e9743f",
+        ),
+        license="GPL-2.0-or-later (Debian Reference)",
+        members=("usr/share/debian-reference/*.html",),
+    ),
+    "reference-zh": Known(
+        pin=Pin(
+            registry="debian",
+            package="debian-reference/debian-reference-zh-cn",
+            version="2.100",
+            sha256="6d2d8d9a646397e28b04cdff23d2e4374101ebf9be348e35961af62c8a2d0977",
+        ),
+        license="GPL-2.0-or-later (Debian Reference)",
+        members=("usr/share/debian-reference/*.html",),
     ),
 }
