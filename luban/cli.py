@@ -31,12 +31,30 @@ class Stage:
 
 STAGES = {
     "fetch": Stage("luban.fetch", "bring text or a model here: a known name, hf:org/name, or a local path"),
-    "data prepare": Stage("luban.data.prepare", "raw files to clean documents, with a held-out part"),
+    "data prepare": Stage(
+        "luban.data.prepare", "raw files through a recipe to clean documents, all drops on record"
+    ),
+    "data ngram": Stage("luban.data.ngram", "an n-gram language model of good text, or from an ARPA file"),
+    "data classifier": Stage(
+        "luban.data.classifier", "learn to tell good text from raw, for the quality step"
+    ),
+    "data mix": Stage("luban.data.mixture", "several corpora as one, each with its share, shuffled"),
+    "data contamination": Stage(
+        "luban.data.contamination", "which evaluation rows stand in a corpus; scores on clean and dirty rows"
+    ),
     "data shards": Stage("luban.data.shards", "documents to memory-mapped token shards"),
+    "data ablate": Stage(
+        "luban.ablate", "what data does: small models on variants of a corpus, compared", takes_lm=True
+    ),
     "data check": Stage(
         "luban.data.check", "show conversation rows as the model will see them: rendered and masked"
     ),
-    "tokenizer train": Stage("luban.data.vocabulary", "learn a byte-level BPE vocabulary from documents"),
+    "tokenizer train": Stage("luban.data.vocabulary", "learn a vocabulary from documents"),
+    "tokenizer compare": Stage("luban.data.tokenizer_compare", "several tokenizers on the same documents"),
+    "tokenizer explain": Stage("luban.tokenizers.explain", "learn and cut a few words, step by step"),
+    "tokenizer extend": Stage(
+        "luban.tuning.vocabulary", "new tokens for a tokenizer, and rows for them in its model"
+    ),
     "plan": Stage("luban.training.plan", "parameters, FLOPs, memory by part and time, before running"),
     "pretrain": Stage("luban.training.pretrain", "token shards to a base model", takes_lm=True),
     "sft": Stage("luban.tuning.sft", "base model and conversation rows to an assistant"),

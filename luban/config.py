@@ -3,7 +3,8 @@
 A config is a frozen, keyword-only dataclass; each field is followed by a docstring that becomes its `--help`
 line. Values come from defaults, then from `--config FILE.yaml`, then from overrides (`a.b=1`, `--a.b 1`).
 Unknown names fail with their path and the nearest known one; types and ranges are checked by pydantic
-(`Annotated[int, Ge(1)]`). A config may name one field that bare words set: `POSITIONAL: ClassVar[str] = "data"`.
+(`Annotated[int, Ge(1)]`). Below a field of free names (a dict) dots descend too. A config may name one field that
+bare words set: `POSITIONAL: ClassVar[str] = "data"`.
 No torch here: `luban STAGE --help` must answer at once.
 """
 
@@ -222,6 +223,9 @@ def _parse_value(cls: type, key: str, words: Any, where: str) -> Any:
 def _type_at(cls: type, key: str, where: str) -> Any:
     kind: Any = cls
     for part in key.split("."):
+        if typing.get_origin(kind) in (dict, Mapping):
+            kind = typing.get_args(kind)[1]
+            continue
         inner = _dataclass_in(kind)
         hints = _hints(inner) if inner else {}
         if part not in hints:
@@ -274,7 +278,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
         return "  (required)"
     value = field.default if field.default is not dataclasses.MISSING else None
-    return "" if value in (None, "", ()) else f"  [{value}]"
+    shown = str(value).replace("\n", r"\n")
+    return "" if value in (None, "", ()) else f"  [{shown}]"
 
 
 def _nest(key: str, value: Any) -> Tree:

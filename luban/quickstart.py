@@ -6,9 +6,6 @@ Every step's folder knows whether it is finished, so an interrupted quickstart g
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
 
+from luban.commands import luban
 from luban.folder import read_json, write_json
 
 CHATS = (
@@ -31,6 +29,10 @@ ASSISTANT_CHATS = (
     "Write a short poem about a carpenter who makes his own tools.",
 )
 PROMPTS = ("In the beginning", "A: Hi, how are you?\nB:")
+SIMPLE = ("web", "chitchat")
+BOOKS = ("anarchism", "handbook", "reference-en", "reference-zh")
+WEIGHTS = (4, 1)
+"""Shares of simple texts and books: few words are what a model of minutes can learn (DATA.md)."""
 ROWS = 8
 """Rows of a step: in a run of minutes many small steps learn more than few large ones (benchmarks/README.md)."""
 
@@ -92,10 +94,7 @@ def _assistant() -> dict[str, Any]:
 def _own(out: Path, minutes: float) -> dict[str, Any]:
     raw, documents, tokenizer = out / "raw", out / "documents", out / "tokenizer"
     base, tuned = out / "base", out / "tuned"
-    for name in ("web", "chitchat"):
-        luban("fetch", name, "--out", raw / name)
-    texts = [raw / name / "documents.jsonl" for name in ("web", "chitchat")]
-    luban("data", "prepare", "--data", *texts, "--out", documents)
+    _corpus(raw, documents)
     luban("tokenizer", "train", "--data", documents, "--out", tokenizer, "--vocab", 4096)
     for part, held_out in (("shards", "false"), ("held-out", "true")):
         command = ("data", "shards", "--data", documents, "--tokenizer", tokenizer)
@@ -123,6 +122,16 @@ def _own(out: Path, minutes: float) -> dict[str, Any]:
     }
 
 
+def _corpus(raw: Path, documents: Path) -> None:
+    """Simple texts and books as one corpus; the books are HTML, so they go through the longer recipe."""
+    for name in (*SIMPLE, *BOOKS):
+        luban("fetch", name, "--out", raw / name)
+    simple, books = documents.with_name("simple"), documents.with_name("books")
+    luban("data", "prepare", "--data", *(raw / name / "documents.jsonl" for name in SIMPLE), "--out", simple)
+    luban("data", "prepare", "--data", *(raw / name for name in BOOKS), "--recipe", "books", "--out", books)
+    luban("data", "mix", simple, books, "--weights", *WEIGHTS, "--out", documents)
+
+
 def _plan(out: Path, minutes: float) -> tuple[list[str], int]:
     """The planned settings; kept, as a second trial on this machine would plan a slightly different run."""
     path = out / f"plan-{minutes:g}-minutes.json"
@@ -136,26 +145,3 @@ def _plan(out: Path, minutes: float) -> tuple[list[str], int]:
 
 def _prompts(prompts: Sequence[str]) -> list[str]:
     return ["--prompt", *prompts]
-
-
-def luban(*words: object, capture: bool = False) -> str:
-    """Run `luban WORDS` as a user would, its command and time shown; a failure ends the quickstart with its code."""
-    command = [str(word) for word in words]
-    shown = " ".join(repr(word) if " " in word or "\n" in word else word for word in command)
-    print(f"\n$ luban {shown}", file=sys.stderr, flush=True)
-    begun = time.monotonic()
-    # Ctrl-C reaches the stage too: it saves and ends with 130, and killing it meanwhile would lose its steps.
-    ours = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "luban", *command],
-            text=True,
-            stdout=subprocess.PIPE if capture else None,
-            check=False,
-        )
-    finally:
-        signal.signal(signal.SIGINT, ours)
-    print(f"  [{time.monotonic() - begun:.1f} s]", file=sys.stderr, flush=True)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    return done.stdout or ""

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import luban
 
+settings.register_profile("luban", deadline=None)  # a test's first example may compile a kernel
+settings.load_profile("luban")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the oracles must never ask a hub
 
 

@@ -17,11 +17,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "luban"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-ANYONE = {"config", "errors", "folder", "device", "lm"}
+ANYONE = {"config", "errors", "folder", "device", "lm", "native"}
 MAY_IMPORT = {
     "tokenizers": set[str](),
     "nn": set[str](),
-    "data": {"tokenizers"},
+    "ngram": set[str](),
+    "data": {"tokenizers", "ngram"},
     "models": {"nn"},
     "training": {"models", "data"},
     "tuning": {"training"},
@@ -29,7 +30,9 @@ MAY_IMPORT = {
     "evaluation": {"data"},
     "fetch": {"models", "data"},
     "doctor": {"nn"},
-    "quickstart": set[str](),
+    "commands": set[str](),
+    "quickstart": {"commands"},
+    "ablate": {"commands", "data", "evaluation"},
     "cli": set[str](),
     "__init__": set[str](),
     "__main__": {"cli"},

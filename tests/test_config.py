@@ -253,3 +253,13 @@ def test_help_brackets_a_positional_that_may_be_left_out():
 def test_equal_values_have_one_canonical_text():
     assert config.canonical_json({"b": 1, "a": "木"}) == config.canonical_json({"a": "木", "b": 1})
     assert config.canonical_json({"a": [1, "木"]}) == '{"a":[1,"木"]}'
+
+
+def test_below_a_field_of_free_names_dots_descend_too() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Free:
+        steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    words = ["steps.language.keep=[zh]", "--steps.minhash.threshold", "0.7", "steps.minhash.ngram=5"]
+    loaded = config.load(Free, words, where="test")
+    assert loaded.steps == {"language": {"keep": ["zh"]}, "minhash": {"threshold": 0.7, "ngram": 5}}

@@ -18,6 +18,7 @@ from tests.conftest import Workspace
 PLACE = "where the result is written, not what it is"
 SPEED = "changes the speed and not the result"
 DEVICE = "this machine has one device; unknown and absent ones are tested in test_device.py"
+SOURCES = "of parallel text and bombs; tested in tests/data/sources"
 NETWORK = "fetching is tested in test_fetch.py"
 PRETRAIN = ("loop.max_steps=4", "loop.per_device_train_batch_size=2", "loop.max_length=32", "loop.compile=false",
             "loop.logging_steps=2", "loop.save_steps=2", "architecture.layers=1", "architecture.dim=32",
@@ -62,9 +63,18 @@ SAMPLING = {
 # Per stage: the words of a base run. {name} is a path of the workspace, {out} a fresh folder.
 BASE = {
     "data prepare": "--data {raw} --out {out}",
+    "data mix": "--data {documents} {other_documents} --out {out}",
+    "data contamination": "--data {documents} --against {rows} --out {out}",
+    "data ngram": "--data {documents} --order 3 --out {out}",
+    "data classifier": "--good {documents} --raw {documents} --holdout 0.5 --out {out}",
     "data shards": "--data {documents} --tokenizer {tokenizer} --out {out}",
+    "data ablate": "--data one:{documents} --holdout {documents} --out {out} --vocab 320 --tokens 2048 --layers 1"
+    " --dim 32 --seeds 0 --per-device-train-batch-size 2 --max-length 64 --threads 1 repeats=[]",
     "data check": "{rows} --model {model}",
     "tokenizer train": "--data {documents} --vocab 300 --out {out}",
+    "tokenizer compare": "{tokenizer} --data {documents}",
+    "tokenizer explain": "lowest",
+    "tokenizer extend": "--model {tokenizer} --add Jonah --out {out}",
     "plan": "",
     "pretrain": "--data {shards} --tokenizer {tokenizer} --validation {held_out} --out {out} "
     + " ".join(PRETRAIN),
@@ -78,11 +88,47 @@ BASE = {
 # Per stage and setting: words that must change the result; before a `|` stand words that the base run gets too.
 CHANGES: dict[str, dict[str, str]] = {
     "data prepare": {
-        "data": "--data {rows} --text-key id",
-        "text_key": "--text-key id",
-        "min_chars": "--min-chars 2000",
+        "data": "--data {raw} {questions}",
+        "recipe": "--recipe gopher",
+        "steps": "steps.length.min_characters=2000",
+        "reading.text_key": "--reading.text-key id",
+        "reading.format": "--reading.format lines",
+        "reading.columns": "--data {csv} | reading.columns.id=who",
+        "reading.max_record_bytes": "--reading.max-record-bytes 3000",
         "holdout": "--holdout 2",
-        "on_error": "--data {raw} {bad} --on-error quarantine",
+        "seed": "--seed 5",
+    },
+    "data mix": {
+        "data": "--data {documents}/holdout.jsonl",
+        "weights": "--weights 1 3",
+        "temperature": "--temperature 4",
+        "max_epochs": "--max-epochs 2",
+        "megabytes": "--megabytes 0.1",
+        "seed": "--seed 5",
+    },
+    "data contamination": {
+        "data": "--data {documents}/holdout.jsonl",
+        "against": "--against {questions}",
+        "results": "--results {scores}",
+        "max_n": "--max-n 20",
+        "min_n": "--min-n 5",
+        "common": "--common 1",
+    },
+    "data ngram": {
+        "data": "--data {documents}/holdout.jsonl",
+        "order": "--order 2",
+        "prune": "--prune 0 1",
+        "words": "--words spaces",
+        "normalise": "--normalise false",
+        "arpa": "--arpa true",
+    },
+    "data classifier": {
+        "good": "--good {documents}",
+        "raw": "--raw {documents}",
+        "bits": "--bits 12",
+        "epochs": "--epochs 1",
+        "learning_rate": "--learning-rate 0.5",
+        "holdout": "--holdout 0.4",
         "seed": "--seed 5",
     },
     "data shards": {
@@ -91,6 +137,27 @@ CHANGES: dict[str, dict[str, str]] = {
         "holdout": "--holdout true",
         "bos": "--bos false",
         "shard_tokens": "--shard-tokens 2000",
+    },
+    "data ablate": {
+        "data": "--data two:{raw}/chapters.jsonl",
+        "holdout": "--holdout {raw}/chapters.jsonl",
+        "tokenizer": "--tokenizer {other}",
+        "vocab": "--vocab 330",
+        "tokens": "--tokens 4096",
+        "layers": "--layers 2",
+        "dim": "--dim 64",
+        "per_device_train_batch_size": "--per-device-train-batch-size 1",
+        "max_length": "--max-length 32",
+        "learning_rate": "--learning-rate 0.01",
+        "seeds": "--seeds 1",
+        "mixtures": "--data two:{raw}/chapters.jsonl | --mixtures one:1,two:1",
+        "duplicate": "--duplicate 2",
+        "duplicate_share": "--duplicate 2 | --duplicate-share 0.9",
+        "repeats": "--repeats 1 --probes 1 | --repeats 3",
+        "probes": "--repeats 1 --probes 1 | --probes 2",
+        "prefix": "--repeats 1 --probes 1 | --prefix 8",
+        "continuation": "--repeats 1 --probes 1 | --continuation 8",
+        "max_documents": "--max-documents 1",
     },
     "data check": {
         "data": "{questions}",
@@ -102,9 +169,28 @@ CHANGES: dict[str, dict[str, str]] = {
     "tokenizer train": {
         "data": "--data {documents}/holdout.jsonl",
         "vocab": "--vocab 301",
+        "type": "--type words",
         "pattern": "--pattern gpt2",
         "min_frequency": "--vocab 20000 | --min-frequency 9",
         "max_bytes": "--max-bytes 3000",
+    },
+    "tokenizer compare": {
+        "tokenizers": "--tokenizers {other}",
+        "data": "--data {documents}/holdout.jsonl",
+        "holdout": "--holdout true",
+        "max_bytes": "--max-bytes 3000",
+    },
+    "tokenizer explain": {
+        "text": "--text widow",
+        "type": "--type unigram",
+        "words": "--words hug:10 pug:5 pun:12 bun:4 hugs:5",
+        "pieces": "--pieces 3",
+    },
+    "tokenizer extend": {
+        "model": "--model {model}",
+        "add": "--add Ruth",
+        "file": "--file {prompts}",
+        "special": "--special",
     },
     "plan": {
         "model": "--model {model}",
@@ -159,7 +245,7 @@ CHANGES: dict[str, dict[str, str]] = {
     },
     "eval": {
         "model": "--model {other_model}",
-        "data": "--data {documents}/train.jsonl",
+        "data": "--data {documents}/train-00000.jsonl",
         "baselines": "--baselines {documents}",
         "questions": "--questions {questions}",
         "max_documents": "--max-documents 1",
@@ -182,6 +268,14 @@ CHANGES: dict[str, dict[str, str]] = {
 }
 COMMON = {"out": PLACE, "threads": SPEED, "device": DEVICE, "loop.compile": SPEED}
 EXEMPT: dict[str, dict[str, str]] = {
+    "data prepare": {
+        **dict.fromkeys(("engine", "workers", "memory", "part_mb"), SPEED),
+        "on_error": "stops or goes on; tested in tests/data/test_prepare.py",
+        **dict.fromkeys(("reading.languages", "reading.template", "reading.max_ratio"), SOURCES),
+    },
+    "data mix": {"workers": SPEED, "memory": SPEED},
+    "data ngram": {"memory_mb": SPEED},
+    "data shards": {"workers": SPEED},
     "plan": {"architecture.context": "declared to readers of the model; costs nothing"},
     "chat": {
         "logprobs": "a chat shows words; `luban generate` shows probabilities",
@@ -206,15 +300,22 @@ def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> di
     assert main(words.split()) == 0
     torch.manual_seed(9)
     write_model_folder(root / "other_model", tiny.llama(context=256), load(workspace.tokenizer))
-    (root / "bad.jsonl").write_text('{"text": 3}\n', encoding="utf-8")
     (root / "prompts.txt").write_text("one\ntwo\n", encoding="utf-8")
     rows = workspace.rows.read_text("utf-8").splitlines()
+    (root / "scores.jsonl").write_text(
+        json.dumps({"id": json.loads(rows[0])["id"], "score": 1}) + "\n", encoding="utf-8"
+    )
+    (root / "table.csv").write_text("who,text\nme,hello\nyou,goodbye\n", encoding="utf-8")
+    words = f"data prepare --data {workspace.raw} --holdout 20 --out {root / 'other_documents'}"
+    assert main(words.split()) == 0
     (root / "questions.jsonl").write_text("\n".join(rows[5:25]) + "\n", encoding="utf-8")
     return {
         **{name: str(path) for name, path in vars(workspace).items()},
         "other": str(root / "other"),
         "other_model": str(root / "other_model"),
-        "bad": str(root / "bad.jsonl"),
+        "other_documents": str(root / "other_documents"),
+        "scores": str(root / "scores.jsonl"),
+        "csv": str(root / "table.csv"),
         "prompts": str(root / "prompts.txt"),
         "questions": str(root / "questions.jsonl"),
     }
@@ -266,6 +367,8 @@ def outcome(
     digest = hashlib.sha256()
     digest.update(json.dumps(timeless(json.loads(capsys.readouterr().out)), sort_keys=True).encode())
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        if path.name in ("index.html", "card.md", "recipe.yaml") or "stages" in path.relative_to(out).parts:
+            continue  # they show settings, so a setting that nothing reads would change them too
         digest.update(str(path.relative_to(out)).encode())
         if path.name == "log.jsonl":
             lines = [timeless(json.loads(line)) for line in path.read_text("utf-8").splitlines()]

@@ -1,226 +1,243 @@
-"""`luban data prepare`: raw files become clean documents, with a held-out part that training never sees.
+"""`luban data prepare`: raw files through a recipe to clean documents, with a held-out part for evaluation.
 
-A document whose row brings a `split` of its own keeps it. Any other goes to `holdout.jsonl` by the hash of its
-text alone: neither the order of the files nor what else is in them moves it. No exact text stands on both sides.
+Every stage of the recipe keeps what it dropped, with the reason, under OUT/stages; run again, only what a change
+touches is done again, and a killed run goes on where it was.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import heapq
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from luban.data.clean import Duplicates, clean, drop_reason
-from luban.data.document import Document
-from luban.data.progress import announce
-from luban.data.sources import everything_in, list_files, read_source
+from luban.data.document import RecordError
+from luban.data.sources.reading import Options, Slice
 from luban.errors import ConfigError, DataError
-from luban.folder import stage_folder
+from luban.folder import RUN_FILE, AlreadyDone, describe, finish, read_json, write_json, write_text
 
-Side = Literal["train", "holdout"]
-SPLITS: Mapping[str, Side] = {
-    "train": "train",
-    "holdout": "holdout",
-    "test": "holdout",
-    "validation": "holdout",
-    "dev": "holdout",
-}
-"""Where a row's own `split` puts it."""
+if TYPE_CHECKING:
+    from luban.data.factory.run import Done
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Raw files to clean documents: `train.jsonl` and `holdout.jsonl`."""
+    """Raw files to clean documents: `train-*.jsonl` and `holdout.jsonl`, with a card and all drops on record."""
 
     data: tuple[Path, ...]
-    """Files or folders: .jsonl .ndjson .json .txt .md, each also .gz or .zst."""
+    """Files or folders of any format that Luban reads (docs/data.md lists them)."""
     out: Path
-    """The documents folder to make."""
-    text_key: str = "text"
-    """Where the text stands in a JSON row."""
-    min_chars: Annotated[int, Ge(1)] = 1
-    """Drop documents shorter than this after cleaning."""
+    """The documents folder to make; an earlier run's finished stages are used again."""
+    recipe: str = "light"
+    """What is done to them: a preset, or the path of a YAML file. Presets: light, books, refinedweb, slimpajama, roots,
+    ccnet, gopher, code, zh-web."""
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Change settings of the recipe's steps: steps.language.keep=[zh] steps.minhash.threshold=0.7."""
+    reading: Options = field(default_factory=Options)
+    """How raw files are read."""
     holdout: Annotated[float, Ge(0)] = 0.02
     """What to keep for evaluation: a share of the documents (below 1), or their number."""
-    on_error: Literal["raise", "quarantine"] = "raise"
-    """A malformed row stops the run, or goes to `quarantine.jsonl` with the reason."""
     seed: int = 0
     """Another seed holds out other documents."""
+    on_error: Literal["quarantine", "raise"] = "quarantine"
+    """A malformed record goes to `quarantine.jsonl` with the reason, or stops the run."""
+    engine: Literal["pool", "ray"] = "pool"
+    """Where parts are worked on: processes of this machine, or Ray (RAY_ADDRESS names a cluster)."""
+    workers: Annotated[int, Ge(0)] = 0
+    """Processes; 0 takes one per core."""
+    memory: Annotated[float, Ge(0.1)] = 2.0
+    """Gigabytes that all processes together may take, about."""
+    part_mb: Annotated[float, Ge(0.01)] = 32.0
+    """Megabytes of raw input in a part: the unit of parallel work and of resuming."""
 
 
 def run(config: Config) -> dict[str, Any]:
     """Make the documents folder; returns counts of documents, characters, changes and drops by reason."""
-    split = Split(config.holdout, seed=config.seed)
-    with stage_folder(config.out, stage="data prepare", config=config, inputs=config.data) as (
-        folder,
-        metrics,
-    ):
-        metrics.update(_prepare(config, split, folder))
-    return metrics
+    from luban.data.card import write_card
+    from luban.data.factory.engine import workers_here
+    from luban.data.factory.part import Reading
+    from luban.data.factory.publish import QUARANTINE, join, publish
+    from luban.data.factory.report import facts
+    from luban.data.factory.rows import Files
+    from luban.data.factory.run import Means, run_stages
+
+    recipe = _recipe(config)
+    reading = Reading(config.reading, strict=config.on_error == "raise")
+    pieces, unread = _slices(config)
+    inputs = _identity({piece.path for piece in pieces})
+    key = _key(inputs, config)
+    _claim(config, inputs, recipe.key(key))
+    means = Means(config.engine, workers_here(config.workers), int(config.memory * 1e9))
+    parts = _parts(pieces, int(config.part_mb * 1e6))
+    write_text(config.out / "recipe.yaml", _yaml(recipe))
+    stages = run_stages(recipe, parts, key, config.out, reading=reading, means=means)
+    last = [Files(stages[-1].folder, index) for index in range(len(parts))]
+    sides = publish([part.of("kept") for part in last], config.out, means)
+    every = [Files(stage.folder, i).of("quarantine") for stage in stages for i in range(len(parts))]
+    join(every, config.out / QUARANTINE, first=b"".join(unread))
+    results = {**sides, **_summary(stages, unread), **_files(config, inputs)}
+    _check_sides(config, results)
+    write_card(config.out, facts(recipe, stages, inputs, config.out.name))
+    finish(config.out, results)
+    return results
 
 
 def show(results: dict[str, Any]) -> None:
-    """The counts as a short page."""
-    for side in ("train", "holdout"):
-        print(
-            f"{side:<11}{results[side]['documents']:>12,} documents {results[side]['chars']:>15,} characters"
-        )
-    for title in ("dropped", "cleaned"):
+    """The way through the stages as a table, and the drops by reason."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage")
+    for name in ("documents", "stay", "of all", "megabytes", "of all "):
+        table.add_column(name, justify="right")
+    first = results["stages"][0]
+    table.add_row("raw", f"{first['documents_in']:,}", "", "", f"{first['bytes_in'] / 1e6:,.1f}", "")
+    for stage in results["stages"]:
+        table.add_row(stage["name"], *_row(stage, first))
+    console = Console()
+    console.print(table)
+    for title in ("dropped", "cleaned", "quarantined"):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in results[title].items())
-        print(f"{title:<11}{reasons or 'none'}")
+        console.print(f"{title:<12}{reasons or 'none'}", highlight=False, soft_wrap=True)
+    for side in ("train", "holdout"):
+        counts = results[side]
+        print(f"{side:<11}{counts['documents']:>12,} documents {counts['chars']:>15,} characters")
     print(f"files      {results['files']:,} read, {results['ignored_files']:,} of other kinds left alone")
 
 
-class Split:
-    """Sends documents to train or holdout by the hash of their text, so that their order never matters.
+def _recipe(config: Config) -> Any:
+    """The recipe, ending in a split; the split's settings are the command's own."""
+    from luban.data.factory.recipe import Stage, load_recipe
+    from luban.data.factory.split import Split
 
-    A number of documents to hold out (`holdout` >= 1) takes those with the smallest hashes.
-    """
-
-    def __init__(self, holdout: float, *, seed: int) -> None:
-        if holdout >= 1 and holdout != int(holdout):
-            hint = "--holdout 0.02 (a share) or --holdout 500 (a number)"
-            raise ConfigError(f"setting 'holdout' is {holdout}: neither share nor number", hint=hint)
-        self._share = holdout if holdout < 1 else 0.0
-        self._number = int(holdout)
-        self._seed = str(seed).encode()
-        self._smallest: list[tuple[int, str, Document]] = []  # a heap, the largest hash first
-
-    def place(self, document: Document) -> Iterator[tuple[Side, Document]]:
-        """The documents whose side is known now that this one came."""
-        own = SPLITS.get(str(document.meta.get("split")))
-        if own is not None:
-            yield own, document
-            return
-        digest = hashlib.blake2b(document.text.encode("utf-8"), digest_size=8, key=self._seed).digest()
-        hashed = int.from_bytes(digest)
-        if not self._number:
-            yield ("holdout" if hashed < self._share * 2**64 else "train"), document
-            return
-        heapq.heappush(self._smallest, (-hashed, document.id, document))
-        if len(self._smallest) > self._number:
-            yield "train", heapq.heappop(self._smallest)[-1]
-
-    def rest(self) -> Iterator[tuple[Side, Document]]:
-        """The documents whose side is known only at the end."""
-        for _, _, document in sorted(self._smallest, reverse=True):
-            yield "holdout", document
+    split = ("split", Split(holdout=config.holdout, seed=config.seed))
+    recipe = load_recipe(config.recipe, config.steps)
+    stages = [
+        dataclasses.replace(stage, corpus=split) if stage.corpus and stage.corpus[0] == "split" else stage
+        for stage in recipe.stages
+    ]
+    if not any(stage.corpus and stage.corpus[0] == "split" for stage in stages):
+        stages.append(Stage("split", split, ()))
+    return dataclasses.replace(recipe, stages=tuple(stages))
 
 
-def _prepare(config: Config, split: Split, folder: Path) -> dict[str, Any]:
-    dropped: Counter[str] = Counter()
-    cleaned: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        quarantine = _Quarantine(folder, stack, dropped) if config.on_error == "quarantine" else None
-        raw = (
-            doc
-            for path in config.data
-            for doc in read_source(path, text_key=config.text_key, reject=quarantine)
-        )
-        stream = announce(raw, stage="data prepare", noun="documents")
-        kept = _with_own_ids(_keep(stream, config.min_chars, dropped, cleaned), cleaned)
-        sides = _write(_placed(kept, split), folder)
-    _check_sides(config, sides, dropped)
-    files = sum(len(list_files(path)) for path in config.data)
-    return {
-        **sides,
-        "dropped": dict(sorted(dropped.items())),
-        "cleaned": dict(sorted(cleaned.items())),
-        "files": files,
-        "ignored_files": sum(len(everything_in(path)) for path in config.data) - files,
-    }
+def _slices(config: Config) -> tuple[list[Slice], list[bytes]]:
+    """What is to be read, in pieces, and a quarantine row for everything that cannot be."""
+    from luban.data.factory.part import rejected_row
+    from luban.data.sources import split_source
+
+    unread: list[bytes] = []
+
+    def reject(error: RecordError, shown: str) -> None:
+        if config.on_error == "raise":
+            raise error
+        unread.append(rejected_row(error, shown))
+
+    size = int(config.part_mb * 1e6)
+    split = (split_source(path, size, options=config.reading, reject=reject) for path in config.data)
+    return [piece for pieces in split for piece in pieces], unread
 
 
-def _keep(
-    documents: Iterable[Document], min_chars: int, dropped: Counter[str], cleaned: Counter[str]
-) -> Iterator[Document]:
-    """The cleaned documents that stay; counts the others, and what was changed."""
-    duplicates = Duplicates()
-    for document in documents:
-        text, changed = clean(document.text)
-        reason = drop_reason(text, min_chars=min_chars) or ("duplicate" if duplicates.seen(text) else None)
-        if reason:
-            dropped[reason] += 1
-            continue
-        cleaned.update(changed)
-        yield dataclasses.replace(document, text=text)
+def _identity(files: Iterable[Path]) -> dict[str, str]:
+    """Each file with its size and time of change: reading a terabyte twice only to hash it would be dear."""
+    stats = {str(file): file.stat() for file in sorted(files)}
+    return {name: f"{stat.st_size} bytes, changed {stat.st_mtime_ns}" for name, stat in stats.items()}
 
 
-def _with_own_ids(documents: Iterable[Document], cleaned: Counter[str]) -> Iterator[Document]:
-    """The same documents; an id that was there before gets `#2`, `#3`, ..., counted as `renamed`."""
-    times: Counter[str] = Counter()
-    for document in documents:
-        own = document.id
-        while times[own]:
-            times[document.id] += 1
-            own = f"{document.id}#{times[document.id]}"
-        times[own] += 1
-        if own == document.id:
-            yield document
-        else:
-            cleaned["renamed"] += 1
-            yield dataclasses.replace(document, id=own)
+def _key(inputs: dict[str, str], config: Config) -> str:
+    facts = repr((sorted(inputs.items()), config.reading, config.on_error, config.part_mb))
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _placed(documents: Iterable[Document], split: Split) -> Iterator[tuple[Side, Document]]:
-    for document in documents:
-        yield from split.place(document)
-    yield from split.rest()
+def _claim(config: Config, inputs: dict[str, str], key: str) -> None:
+    """Take the folder for this run; raises AlreadyDone if it is finished there, ConfigError if it is not ours."""
+    mine = {**describe("data prepare", config, ()), "inputs": inputs, "key": key}
+    out = config.out
+    if out.is_file():
+        raise ConfigError("the output is a file, not a folder", where=out, hint="choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        theirs = read_json(out / RUN_FILE) if (out / RUN_FILE).is_file() else {}
+        if theirs.get("stage") != "data prepare":
+            raise ConfigError(
+                "the output folder is not empty and not one of data prepare",
+                where=out,
+                hint="choose another --out",
+            )
+        if theirs["done"] and theirs["key"] == key:
+            raise AlreadyDone(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RUN_FILE, mine)
 
 
-def _write(placed: Iterable[tuple[Side, Document]], folder: Path) -> dict[Side, dict[str, int]]:
-    """Write both files; returns documents and characters of each."""
-    sides: dict[Side, dict[str, int]] = {
-        "train": {"documents": 0, "chars": 0},
-        "holdout": {"documents": 0, "chars": 0},
-    }
-    with _create(folder / "train.jsonl") as train, _create(folder / "holdout.jsonl") as holdout:
-        files: dict[Side, TextIO] = {"train": train, "holdout": holdout}
-        for side, document in placed:
-            files[side].write(document.to_json() + "\n")
-            sides[side]["documents"] += 1
-            sides[side]["chars"] += len(document.text)
-    return sides
+def _parts(pieces: Sequence[Slice], size: int) -> list[tuple[Slice, ...]]:
+    """Neighbouring pieces together, up to about `size` bytes a part."""
+    parts: list[list[Slice]] = []
+    filled = size
+    for piece in pieces:
+        if filled >= size:
+            parts.append([])
+            filled = 0
+        parts[-1].append(piece)
+        filled += piece.path.stat().st_size if piece.end is None else piece.end - piece.begin
+    return [tuple(part) for part in parts]
 
 
-def _check_sides(config: Config, sides: dict[Side, dict[str, int]], dropped: Counter[str]) -> None:
-    if not sides["train"]["documents"]:
-        held = sides["holdout"]["documents"]
-        reasons = (
-            ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none dropped"
-        )
+def _yaml(recipe: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _summary(stages: Sequence[Done], unread: Sequence[bytes]) -> dict[str, Any]:
+    """Drops, changes and quarantined records of all stages by their code, and each stage's figures."""
+    totals = {name: Counter[str]() for name in ("dropped", "cleaned", "quarantined")}
+    for stage in stages:
+        for reasons in stage.counts["dropped"].values():
+            totals["dropped"].update({reason: count["documents"] for reason, count in reasons.items()})
+        for rules in stage.counts["changed"].values():
+            totals["cleaned"].update(rules)
+        totals["quarantined"].update(stage.counts["quarantined"])
+    totals["quarantined"].update(json.loads(row)["reason"] for row in unread)
+    figures = ("documents_in", "documents_kept", "bytes_in", "bytes_kept", "dropped")
+    rows = [{"name": stage.name, **{name: stage.counts[name] for name in figures}} for stage in stages]
+    return {**{name: dict(sorted(total.items())) for name, total in totals.items()}, "stages": rows}
+
+
+def _files(config: Config, inputs: dict[str, str]) -> dict[str, int]:
+    from luban.data.sources import everything_in
+
+    everything = sum(len(everything_in(path)) for path in config.data)
+    return {"files": len(inputs), "ignored_files": everything - len(inputs)}
+
+
+def _row(stage: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    kept, came = stage["documents_kept"], stage["documents_in"]
+    share = f"{kept / came:.1%}" if came else ""
+    return [
+        f"{kept:,}",
+        share,
+        f"{kept / max(first['documents_in'], 1):.1%}",
+        f"{stage['bytes_kept'] / 1e6:,.1f}",
+        f"{stage['bytes_kept'] / max(first['bytes_in'], 1):.1%}",
+    ]
+
+
+def _check_sides(config: Config, results: dict[str, Any]) -> None:
+    if not results["train"]["documents"]:
+        held = results["holdout"]["documents"]
+        lost = {**results["dropped"], **results["quarantined"]}
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(lost.items())) or "none dropped"
         raise DataError(
             f"no document is left to train on: {held} held out; {reasons}",
             where=", ".join(map(str, config.data)),
-            hint="a smaller --holdout" if held else None,
+            hint="a smaller --holdout" if held else f"see {config.out}/stages/*/rejected",
         )
-    if config.holdout and not sides["holdout"]["documents"]:
+    if config.holdout and not results["holdout"]["documents"]:
         print("data prepare: too few documents, none was held out; --holdout 1 takes one", file=sys.stderr)
-
-
-def _create(path: Path) -> TextIO:
-    return path.open("w", encoding="utf-8", newline="\n")
-
-
-class _Quarantine:
-    """Writes malformed rows to `quarantine.jsonl` (made with the first), counted as `malformed`."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, dropped: Counter[str]) -> None:
-        self._path, self._stack, self._dropped = folder / "quarantine.jsonl", stack, dropped
-        self._file: TextIO | None = None
-
-    def __call__(self, error: DataError, line: str) -> None:
-        self._file = self._file or self._stack.enter_context(_create(self._path))
-        row = {"where": str(error.where), "reason": error.what, "line": line}
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._dropped["malformed"] += 1

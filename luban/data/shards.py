@@ -1,39 +1,38 @@
 """`luban data shards`: documents become token ids in memory-mapped files, read by `TokenShards`.
 
 A shards folder holds, for each shard, `tokens-00000.bin` (little-endian uint16, or uint32 above 65,536 ids),
-`bounds-00000.npy` (int64: where each document begins, and the end), `ids-00000.jsonl` (each document's id),
-and one `index.json` with counts and checksums. No document is split over two shards. A document is
-`[bos] tokens eos`: its first word follows something and is learned too, and its end is.
+`bounds-00000.npy` (int64: where each document begins, and the end), `ids-00000.jsonl` (each document's id);
+`sources.json` with counts per source, and one `index.json` with counts and checksums. No document is split over
+two shards. A document is `[bos] tokens eos`: its first word follows something and is learned too, and its end is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import shutil
 import time
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
 
 from luban.data.document import Document
-from luban.data.progress import announce
-from luban.data.sources import read_documents
-from luban.errors import DataError, TokenizerError
-from luban.folder import fingerprint, read_json, stage_folder, write_json, write_text
+from luban.data.shard_files import DTYPES, INDEX, SOURCES, VERSION, ShardWriter, file_name
+from luban.errors import DataError, LubanError, MachineError
+from luban.folder import claim, fingerprint, finish, read_json, write_json
 
 if TYPE_CHECKING:
     from luban.tokenizers.base import Tokenizer
 
-VERSION = 1
-INDEX = "index.json"
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-BATCH_CHARS = 1 << 20
-"""Text handed to the tokenizer at once: enough to keep its threads busy, little enough for memory."""
+STAGE = "data shards"
+PARTS = "parts"
+"""What a run keeps in its folder until all is tokenised."""
+SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,38 +51,55 @@ class Config:
     """Begin each document with the tokenizer's beginning-of-sequence token, if it has one."""
     shard_tokens: Annotated[int, Ge(1)] = 100_000_000
     """Begin a new shard when one holds this many tokens."""
+    workers: Annotated[int, Ge(0)] = 0
+    """Processes that tokenise; 0 takes one per core. Any number leaves the same bytes."""
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Make the shards folder; returns counts of documents, tokens and bytes."""
+    """Make the shards folder; returns counts of documents, tokens and bytes, also per source.
+
+    A run that was killed goes on where it was, with any number of workers; one that fails leaves nothing.
+    """
     from luban.tokenizers.files import load
 
     tokenizer = load(config.tokenizer)
     inputs = (*config.data, config.tokenizer / "tokenizer.json")
-    with stage_folder(config.out, stage="data shards", config=config, inputs=inputs) as (folder, metrics):
-        start = time.monotonic()
-        documents = read_documents(config.data, holdout=config.holdout)
-        stream = announce(documents, stage="data shards", noun="documents")
-        index = write_shards(
-            stream,
-            tokenizer,
-            folder,
-            bos=config.bos,
-            shard_tokens=config.shard_tokens,
-            tokenizer_hash=fingerprint(config.tokenizer / "tokenizer.json"),
-        )
-        counts = {name: index[name] for name in ("documents", "tokens", "bytes", "empty", "vocab", "dtype")}
-        metrics.update(counts, shards=len(index["shards"]), seconds=round(time.monotonic() - start, 2))
+    same = dataclasses.replace(
+        config, workers=0
+    )  # what run.json compares: the speed is no part of the result
+    folder = claim(config.out, stage=STAGE, config=same, inputs=inputs)
+    start = time.monotonic()
+    try:
+        index, encoder = _make(config, tokenizer, folder)
+    except MachineError:
+        raise  # what was tokenised stays for the next run
+    except LubanError:
+        shutil.rmtree(folder)
+        raise
+    counts = {name: index[name] for name in ("documents", "tokens", "bytes", "empty", "vocab", "dtype")}
+    metrics = {
+        **counts,
+        "shards": len(index["shards"]),
+        "sources": read_json(folder / SOURCES),
+        "encoder": encoder,
+        "seconds": round(time.monotonic() - start, 2),
+    }
+    finish(folder, metrics)
     return metrics
 
 
 def show(results: dict[str, Any]) -> None:
-    """The counts as two lines."""
+    """The counts as two lines, and one per source if there are several."""
     ratio = results["bytes"] / max(results["tokens"], 1)
     print(f"{results['documents']:,} documents, {results['tokens']:,} tokens in {results['shards']} shards")
     print(
         f"{results['bytes']:,} bytes of text, {ratio:.2f} per token; {results['empty']:,} empty ones left out"
     )
+    sources = results["sources"] if len(results["sources"]) > 1 else {}
+    for name, counts in itertools.islice(sources.items(), SHOWN):
+        print(f"  {name:<24} {counts['documents']:>12,} documents {counts['tokens']:>15,} tokens")
+    if len(sources) > SHOWN:
+        print(f"  {len(sources) - SHOWN:,} more sources in {SOURCES}")
 
 
 def write_shards(
@@ -95,99 +111,69 @@ def write_shards(
     shard_tokens: int = 100_000_000,
     tokenizer_hash: str = "",
 ) -> dict[str, Any]:
-    """Write the shards of `documents` into `folder` and return the index.
+    """Write the shards of `documents` into `folder` and return the index, all in this process.
 
     Raises DataError if there is no text at all, TokenizerError if the tokenizer has no end token.
     """
-    if tokenizer.eos_id is None:
-        raise TokenizerError("the tokenizer has no end-of-sequence token to end documents with")
-    head = [tokenizer.bos_id] if bos and tokenizer.bos_id is not None else []
-    writer = _Writer(folder, vocab=tokenizer.vocab_size, shard_tokens=shard_tokens)
-    size = empty = 0
-    for texts, batch in _batches(documents):
-        for document, ids in zip(batch, tokenizer.encode_batch(texts), strict=True):
-            if not ids:
-                empty += 1
-                continue
-            writer.add([*head, *ids, tokenizer.eos_id], document.id)
-            size += len(document.text.encode("utf-8"))
+    from luban.data.tokenise import Frame, encode_documents
+
+    frame = Frame.of(tokenizer, bos=bos)
+    writer = ShardWriter(folder, vocab=frame.vocab, shard_tokens=shard_tokens)
+    counts: dict[str, Any] = {}
+    for chunk in encode_documents(documents, tokenizer, frame, counts):
+        writer.append(chunk)
+    return _write_index(folder, writer, frame, counts, tokenizer_hash)
+
+
+def _make(config: Config, tokenizer: Any, folder: Path) -> tuple[dict[str, Any], str]:
+    """Tokenise in parts, then put them together; returns the index, and what encoded."""
+    from luban.data.factory import tally
+    from luban.data.tokenise import Frame, can_be_fast, parts_of, tokenise_parts
+
+    frame = Frame.of(tokenizer, bos=config.bos)
+    fast = can_be_fast(tokenizer, config.data, config.holdout, stage=STAGE)
+    encoder = "tiktoken" if fast else "tokenizers"
+    where = folder / PARTS
+    for left in folder.glob(".*"):  # a file that was being written when the run was killed
+        left.unlink()
+    if (folder / INDEX).is_file():  # killed when all was done but the last words of run.json
+        shutil.rmtree(where, ignore_errors=True)
+        return read_json(folder / INDEX), encoder
+    parts = parts_of(config.data, config.holdout, where, tokenizer=config.tokenizer, frame=frame, fast=fast)
+    tokenise_parts(parts, workers=config.workers, stage=STAGE)
+    writer = ShardWriter(folder, vocab=frame.vocab, shard_tokens=config.shard_tokens)
+    for part in parts:
+        writer.append(part.chunk())
+    counts = tally.total(part.counts() for part in parts)
+    index = _write_index(folder, writer, frame, counts, fingerprint(config.tokenizer / "tokenizer.json"))
+    shutil.rmtree(where)
+    return index, encoder
+
+
+def _write_index(
+    folder: Path, writer: ShardWriter, frame: Any, counts: dict[str, Any], tokenizer_hash: str
+) -> dict[str, Any]:
+    """Close the last shard and write what the folder holds, the index last."""
     shards = writer.finish()
     if not shards:
         raise DataError("no text in these documents", hint="luban data prepare")
+    most_first = sorted(counts["sources"].items(), key=lambda item: (-item[1]["tokens"], item[0]))
+    write_json(folder / SOURCES, dict(most_first))
     index = {
         "version": VERSION,
         "dtype": writer.dtype,
-        "vocab": tokenizer.vocab_size,
-        "bos_id": head[0] if head else None,
-        "eos_id": tokenizer.eos_id,
+        "vocab": frame.vocab,
+        "bos_id": frame.bos,
+        "eos_id": frame.eos,
         "tokenizer": tokenizer_hash,
-        "documents": sum(shard["documents"] for shard in shards),
-        "tokens": sum(shard["tokens"] for shard in shards),
-        "bytes": size,
-        "empty": empty,
+        "documents": counts["documents"],
+        "tokens": counts["tokens"],
+        "bytes": counts["bytes"],
+        "empty": counts.get("empty", 0),
         "shards": shards,
     }
     write_json(folder / INDEX, index)
     return index
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[tuple[list[str], list[Document]]]:
-    batch: list[Document] = []
-    chars = 0
-    for document in documents:
-        batch.append(document)
-        chars += len(document.text)
-        if chars >= BATCH_CHARS:
-            yield [member.text for member in batch], batch
-            batch, chars = [], 0
-    if batch:
-        yield [member.text for member in batch], batch
-
-
-class _Writer:
-    """Streams tokens to disk, one shard after another; memory holds the bounds and ids of one shard."""
-
-    def __init__(self, folder: Path, *, vocab: int, shard_tokens: int) -> None:
-        self.dtype = "uint16" if vocab <= 1 << 16 else "uint32"
-        self._folder, self._vocab, self._shard_tokens = folder, vocab, shard_tokens
-        self._shards: list[dict[str, Any]] = []
-        self._file: BinaryIO | None = None
-        self._bounds: array[int] = array("q")
-        self._names: list[str] = []
-
-    def add(self, ids: list[int], name: str) -> None:
-        if max(ids) >= self._vocab:
-            raise TokenizerError(f"id {max(ids)} in a vocabulary of {self._vocab}", where=name)
-        if self._file is None:
-            self._file = (self._folder / _file("tokens", len(self._shards))).open("wb")
-            self._bounds, self._names = array("q", [0]), []
-        self._file.write(np.asarray(ids, DTYPES[self.dtype]).tobytes())
-        self._bounds.append(self._bounds[-1] + len(ids))
-        self._names.append(json.dumps(name, ensure_ascii=False) + "\n")
-        if self._bounds[-1] >= self._shard_tokens:
-            self._close()
-
-    def finish(self) -> list[dict[str, Any]]:
-        """Close the last shard; returns what the index says of each."""
-        if self._file is not None:
-            self._close()
-        return self._shards
-
-    def _close(self) -> None:
-        assert self._file is not None
-        self._file.close()
-        self._file = None
-        number = len(self._shards)
-        np.save(self._folder / _file("bounds", number), np.asarray(self._bounds, np.int64))
-        write_text(self._folder / _file("ids", number), "".join(self._names))
-        files = {kind: _file(kind, number) for kind in ("tokens", "bounds", "ids")}
-        self._shards.append(
-            {
-                "documents": len(self._bounds) - 1,
-                "tokens": self._bounds[-1],
-                "sha256": {name: fingerprint(self._folder / name) for name in files.values()},
-            }
-        )
 
 
 class TokenShards:
@@ -203,8 +189,10 @@ class TokenShards:
         self.eos_id: int = index["eos_id"]
         dtype = DTYPES[index["dtype"]]
         shards = range(len(index["shards"]))
-        self._tokens = [np.asarray(np.memmap(folder / _file("tokens", n), dtype, mode="r")) for n in shards]
-        self._bounds = [np.load(folder / _file("bounds", n)) for n in shards]
+        self._tokens = [
+            np.asarray(np.memmap(folder / file_name("tokens", n), dtype, mode="r")) for n in shards
+        ]
+        self._bounds = [np.load(folder / file_name("bounds", n)) for n in shards]
         self._first = np.cumsum([0, *(len(bounds) - 1 for bounds in self._bounds)])
 
     @classmethod
@@ -217,10 +205,12 @@ class TokenShards:
         folder = Path(folder)
         index = _read_index(folder)
         for number, shard in enumerate(index["shards"]):
-            _check_size(folder / _file("tokens", number), shard["tokens"] * DTYPES[index["dtype"]].itemsize)
+            _check_size(
+                folder / file_name("tokens", number), shard["tokens"] * DTYPES[index["dtype"]].itemsize
+            )
             for name, digest in shard["sha256"].items() if verify else ():
                 _check_digest(folder / name, digest)
-            _check_bounds(folder / _file("bounds", number), shard)
+            _check_bounds(folder / file_name("bounds", number), shard)
         return cls(index, folder)
 
     def __len__(self) -> int:
@@ -247,7 +237,7 @@ class TokenShards:
     def document_id(self, number: int) -> str:
         """The `Document.id` of document `number`; reads a file: meant for messages, not for loops."""
         shard, place = self._locate(number)
-        with (self.folder / _file("ids", shard)).open(encoding="utf-8") as file:
+        with (self.folder / file_name("ids", shard)).open(encoding="utf-8") as file:
             return json.loads(next(itertools.islice(file, place, None)))
 
     def _locate(self, number: int) -> tuple[int, int]:
@@ -258,11 +248,6 @@ class TokenShards:
             return 0, number
         shard = int(np.searchsorted(self._first, number, side="right")) - 1
         return shard, number - int(self._first[shard])
-
-
-def _file(kind: str, number: int) -> str:
-    suffix = {"tokens": "bin", "bounds": "npy", "ids": "jsonl"}[kind]
-    return f"{kind}-{number:05d}.{suffix}"
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

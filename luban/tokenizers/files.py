@@ -66,8 +66,8 @@ class FileTokenizer:
         self._specials = Specials([token for token in added.values() if token.special])
         self._inner = _without_first_space(backend)
         self.chat_template, self._tool_template = chat_template, tool_template
-        self.bos_id, self.eos_id, self.pad_id = (
-            self._role_id(f"{role}_token") for role in ("bos", "eos", "pad")
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (
+            self._role_id(f"{role}_token") for role in ("bos", "eos", "pad", "unk")
         )
 
     @property
@@ -156,6 +156,17 @@ class FileTokenizer:
         write_json(folder / CONFIG_FILE, config)
         write_json(folder / SPECIALS_FILE, self._roles)
         (folder / TEMPLATE_FILE).unlink(missing_ok=True)  # an older one would win over the config's
+
+    def with_backend(self, backend: tokenizers.Tokenizer) -> FileTokenizer:
+        """The same roles, templates and settings over another vocabulary; takes `backend` over."""
+        return FileTokenizer(
+            backend,
+            settings=self._settings | self._roles,
+            chat_template=self.chat_template,
+            tool_template=self._tool_template,
+            stop_ids=self._known_stops,
+            where=self._where,
+        )
 
     def to_json(self) -> str:
         """The content of `tokenizer.json`."""

@@ -1,80 +1,119 @@
-"""A byte-level BPE vocabulary learnt from text, in a form that other tools read and export.
+"""A vocabulary learnt from text, of any kind, in a form that other tools read and export.
 
 The split patterns are exactly GPT-2's and LLaMA-3's, because converters recognise a tokenizer by them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers
 
 from luban.errors import DataError, TokenizerError
-from luban.tokenizers.chat import CHATML
 from luban.tokenizers.files import FileTokenizer
-
-Pattern = Literal["llama3", "gpt2"]
-
-END_OF_TEXT = "<|endoftext|>"
-SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
-"""`<|endoftext|>` parts raw documents (bos, eos and padding); the others begin and end a turn of a chat."""
-
-# Source: tokenizer.json of Llama 3 (Meta 2024), after tiktoken's cl100k: digits in threes, a word takes one sign.
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+from luban.tokenizers.kinds import (
+    BYTES,
+    KINDS,
+    LLAMA3_SPLIT,
+    SPECIAL_TOKENS,
+    UNKNOWN,
+    Kind,
+    Pattern,
+    Setup,
+    byte_level,
 )
-BYTES = 256
+
+FIRST_SIGN = 0xF0000
+"""Private use from here on: room for 131,072 letters."""
+AT_ONCE = 1000
+
+__all__ = ["LLAMA3_SPLIT", "SPECIAL_TOKENS", "Kind", "Pattern", "byte_level", "train", "train_bpe"]
 
 
 def train_bpe(
+    texts: Iterable[str], *, vocab: int, pattern: Pattern = "llama3", min_frequency: int = 2
+) -> FileTokenizer:
+    """`train` of the kind that most models have: byte-level BPE, with special tokens for chats."""
+    return train(texts, kind="byte_bpe", vocab=vocab, pattern=pattern, min_frequency=min_frequency)
+
+
+def train(
     texts: Iterable[str],
     *,
+    kind: Kind,
     vocab: int,
     pattern: Pattern = "llama3",
-    special_tokens: Sequence[str] = SPECIAL_TOKENS,
     min_frequency: int = 2,
-    chat_template: str | None = CHATML,
 ) -> FileTokenizer:
-    """A tokenizer of at most `vocab` ids: specials first, then 256 bytes, then merges in order of frequency.
+    """A tokenizer of at most `vocab` ids: specials first, then single symbols, then what was learnt.
 
-    Fewer ids come out when no pair occurs `min_frequency` times any more. The same texts give the same
-    tokenizer. `special_tokens[0]` ends documents. Raises TokenizerError if `vocab` cannot hold the bytes and
-    specials, DataError if there is no text.
+    Fewer ids come out when nothing occurs `min_frequency` times any more. The same texts give the same
+    tokenizer; only `unigram` scores, sums over a hash table's order, differ by 0.0001 or so. Raises
+    TokenizerError if `vocab` cannot hold symbols and specials, DataError if there is no text.
     """
-    least = BYTES + len(special_tokens)
-    if vocab < least:
-        reason = f"{BYTES} bytes and {len(special_tokens)} special tokens need at least {least}"
-        raise TokenizerError(f"a vocabulary of {vocab} is too small: {reason}")
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        min_frequency=min_frequency,
-        special_tokens=list(special_tokens),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend = byte_level(models.BPE(), pattern)
-    backend.train_from_iterator(_nonempty(texts), trainer)
-    end = special_tokens[0] if special_tokens else None
-    settings = {"bos_token": end, "eos_token": end, "pad_token": end}
-    return FileTokenizer(backend, settings=settings, chat_template=chat_template)
-
-
-def byte_level(model: models.BPE, pattern: Pattern) -> tokenizers.Tokenizer:
-    """`model` behind the split of `pattern`, on bytes; nothing is normalised, so decoding is exact."""
-    backend = tokenizers.Tokenizer(model)
-    if pattern == "gpt2":
-        split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    setup = KINDS[kind](vocab, pattern, min_frequency)
+    _check_room(vocab, kind, setup)
+    stream = _nonempty(texts)
+    if setup.letters_inside:
+        setup.backend.model = _learn_wordpiece(setup, stream)
     else:
-        words = pre_tokenizers.Split(tokenizers.Regex(LLAMA3_SPLIT), behavior="isolated", invert=False)
-        split = pre_tokenizers.Sequence(
-            [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        _learn(setup, stream)
+    return FileTokenizer(setup.backend, settings=setup.roles, chat_template=setup.chat_template)
+
+
+def _learn(setup: Setup, texts: Iterable[str]) -> None:
+    try:
+        setup.backend.train_from_iterator(texts, setup.trainer)
+    except Exception as error:
+        if "not large enough" not in str(error):
+            raise
+        raise TokenizerError(
+            "the vocabulary is too small: not every character of the text finds room in it",
+            hint="a larger --vocab, or --type byte_bpe, which needs 259",
+        ) from None
+
+
+def _learn_wordpiece(setup: Setup, texts: Iterable[str]) -> models.WordPiece:
+    """BERT's pieces by the trainer of BPE, letters inside words being signs of their own until the end.
+
+    The library's own trainer does the same, but numbers the inner letters in a hash table's order, and with it
+    breaks ties.
+    """
+    words: Counter[str] = Counter()
+    for text in texts:
+        normal = setup.backend.normalizer.normalize_str(text)
+        words.update(word for word, _ in setup.backend.pre_tokenizer.pre_tokenize_str(normal))
+    letters = sorted({letter for word in words for letter in word[1:]})
+    inside = {ord(letter): chr(FIRST_SIGN + number) for number, letter in enumerate(letters)}
+    letter_of = {sign: chr(point) for point, sign in inside.items()}
+    learner = tokenizers.Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    marked = ((word[0] + word[1:].translate(inside), count) for word, count in words.items())
+    repeated = (
+        " ".join([word] * min(AT_ONCE, count - done))
+        for word, count in marked
+        if word[0] < chr(FIRST_SIGN)
+        for done in range(0, count, AT_ONCE)
+    )
+    learner.train_from_iterator(repeated, setup.trainer)
+    vocab = {
+        ("##" if piece[0] in letter_of else "") + "".join(letter_of.get(sign, sign) for sign in piece): number
+        for piece, number in learner.get_vocab().items()
+    }
+    return models.WordPiece(vocab=vocab, unk_token=UNKNOWN)
+
+
+def _check_room(vocab: int, kind: Kind, setup: Setup) -> None:
+    symbols = BYTES if kind == "byte_bpe" else 0
+    least = symbols + len(setup.special_tokens)
+    if vocab < least:
+        have = (
+            f"{symbols} bytes and {len(setup.special_tokens)}" if symbols else str(len(setup.special_tokens))
         )
-    backend.pre_tokenizer = split
-    backend.decoder = decoders.ByteLevel()
-    return backend
+        reason = f"{have} special tokens need at least {least}"
+        raise TokenizerError(f"a vocabulary of {vocab} is too small: {reason}")
 
 
 def _nonempty(texts: Iterable[str]) -> Iterator[str]:

@@ -84,7 +84,7 @@ def test_a_missing_zstandard_names_the_extra(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "a.txt.zst"
     path.write_bytes(compressed(b"one", "zst"))
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(MachineError, match=r"pip install luban\[data\]"):
+    with pytest.raises(MachineError, match=r"pip install 'luban\[data\]'"):
         list(read_source(path))
 
 

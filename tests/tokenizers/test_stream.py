@@ -64,6 +64,7 @@ def test_pieces_of_random_bytes_join_to_the_decoded_whole(data: bytes):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 383), max_size=40), st.booleans())
+@example([129, 97, 0], True)
 def test_pieces_of_random_ids_join_to_the_decoded_whole(ids: list[int], skip_special: bool):
     whole = tiny.tokenizer().decode(ids, skip_special=skip_special)
     assert "".join(streamed(ids, skip_special=skip_special)) == whole

@@ -1,0 +1,1 @@
+"""Duplicates across a corpus: exact, near and shared passages; each a `CorpusStep`."""

@@ -1,0 +1,67 @@
+// Texts as hashes of n words in a row: what near-duplicates share.
+#include "words.hpp"
+
+using namespace luban;
+
+namespace {
+
+constexpr uint64_t BASE = 0x9E3779B97F4A7C15ull;  // odd, so that no word of a window is lost modulo 2^64
+
+// Up to 8 bytes from `at`, the first one lowest; reads no further than `end`.
+uint64_t load_bytes(const uint8_t* at, size_t bytes, const uint8_t* end) {
+    uint64_t loaded = 0;
+    if (end - at >= 8) {
+        __builtin_memcpy(&loaded, at, 8);
+        return bytes < 8 ? loaded & ((1ull << (8 * bytes)) - 1) : loaded;
+    }
+    __builtin_memcpy(&loaded, at, bytes < 8 ? bytes : 8);
+    return loaded;
+}
+
+// hash_lower's job, 8 letters at a time where all of them are ASCII.
+uint64_t hash_word(const Word& word, const uint8_t* end) {
+    uint64_t state = word.end - word.begin;
+    for (const uint8_t* at = word.begin; at < word.end; at += 8) {
+        uint64_t letters = load_bytes(at, word.end - at, end);
+        if (letters & 0x8080808080808080ull) return hash_lower(word);
+        // A byte from A to Z has its top bit set in the first sum and not in the second.
+        uint64_t upper = (letters + 0x3F3F3F3F3F3F3F3Full) & ~(letters + 0x2525252525252525ull) & 0x8080808080808080ull;
+        state = mix(state ^ (letters | upper >> 2), 0xE7037ED1A0B428DBull);
+    }
+    return mix(state, 0x589965CC75374CC3ull);
+}
+
+uint64_t power(uint64_t base, int64_t exponent) {
+    uint64_t result = 1;
+    while (exponent--) result *= base;
+    return result;
+}
+
+}  // namespace
+
+// Writes 32 bits per window of `size` words, in order; signs are no words. A text of fewer words is one window.
+// `out` has room for one per byte of text. `counts[i]` is how many text i has; returns how many there are in all.
+LUBAN_EXPORT int64_t shingles(const uint8_t* buffer, const int64_t* starts, const int64_t* lengths, int64_t texts,
+                              int64_t size, uint64_t* ring, uint32_t* out, int64_t* counts) {
+    const uint64_t leaving = power(BASE, size);
+    int64_t written = 0;
+    for (int64_t i = 0; i < texts; i++) {
+        const uint8_t* end = buffer + starts[i] + lengths[i];
+        Words words(buffer + starts[i], lengths[i]);
+        Word word;
+        uint64_t window = 0;
+        int64_t seen = 0, slot = 0, first = written;
+        while (words.next(word)) {
+            if (word.is_sign()) continue;
+            uint64_t hash = hash_word(word, end);
+            window = window * BASE + hash;
+            if (seen >= size) window -= ring[slot] * leaving;
+            ring[slot] = hash;
+            slot = slot + 1 == size ? 0 : slot + 1;
+            if (++seen >= size) out[written++] = mix(window, BASE) >> 32;
+        }
+        if (seen && seen < size) out[written++] = mix(window, BASE) >> 32;
+        counts[i] = written - first;
+    }
+    return written;
+}

@@ -1,0 +1,34 @@
+"""Shingles: every run of n words of a text as 32 bits, the raw material of MinHash, SimHash and Jaccard."""
+
+from __future__ import annotations
+
+from ctypes import c_int64
+from pathlib import Path
+
+import numpy as np
+
+from luban import native
+from luban.data.step import Packed
+
+
+def shingles(packed: Packed, ngram: int) -> tuple[np.ndarray, np.ndarray]:
+    """All texts' shingles end to end (uint32, in order, repeats kept), and how many each text has (int64).
+
+    Words are those of `luban/native/words.hpp` in lower case, signs left out. A text of fewer than `ngram` words
+    is one shingle; one without words has none.
+    """
+    library = native.load(Path(__file__).with_name("shingles.cpp"))
+    library.shingles.restype = c_int64
+    out = np.empty(int(packed.lengths.sum()), np.uint32)  # pages that nothing is written to cost no memory
+    counts = np.empty(len(packed.starts), np.int64)
+    total = library.shingles(
+        native.pointer(packed.buffer, np.uint8),
+        native.pointer(packed.starts, np.int64),
+        native.pointer(packed.lengths, np.int64),
+        c_int64(len(packed.starts)),
+        c_int64(ngram),
+        native.pointer(np.zeros(ngram, np.uint64), np.uint64),
+        native.pointer(out, np.uint32),
+        native.pointer(counts, np.int64),
+    )
+    return out[:total].copy(), counts

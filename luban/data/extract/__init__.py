@@ -1,0 +1,1 @@
+"""Web pages to their main text: blocks of a page, what they look like, which of them are text."""

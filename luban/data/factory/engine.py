@@ -1,0 +1,96 @@
+"""Where the tasks of a stage run: in this process, on a pool of processes, or on Ray; the results are the same."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Literal, TypeVar
+
+from luban.errors import MachineError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Engine = Literal["pool", "ray"]
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2): the signal that a process gets when its parent ends."""
+
+
+def workers_here(asked: int) -> int:
+    """`asked` processes, or with 0 one per core this process may use."""
+    return asked or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+
+
+def run_tasks(
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, engine: Engine, workers: int
+) -> Iterator[Result]:
+    """`function` of each task, as they finish; a task's own error ends the run and is raised here.
+
+    Raises MachineError if a worker process dies (killed for memory, crashed) or Ray is not installed.
+    """
+    if engine == "ray":
+        yield from _on_ray(function, tasks, workers)
+    elif workers == 1 or len(tasks) <= 1:
+        yield from map(function, tasks)
+    else:
+        yield from _on_pool(function, tasks, min(workers, len(tasks)))
+
+
+def _on_pool(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
+    # A fork starts in milliseconds, but must not copy a process in which torch's threads run.
+    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
+    context = multiprocessing.get_context(method)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    futures: dict[Future[Result], Task] = {}
+    try:
+        futures = {pool.submit(function, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        waiting = [task for future, task in futures.items() if not future.done() or future.exception()]
+        raise MachineError(
+            f"a worker process was killed while {len(waiting)} of {len(tasks)} parts were still to do",
+            hint="run it again: finished parts are kept; a smaller --memory or --workers 1 needs less memory",
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is the parent's to handle; and a worker whose parent is killed would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise MachineError("engine 'ray' needs an extra", hint="pip install 'luban[scale]'") from None
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start_ray(ray, workers)
+    try:
+        remote: Any = ray.remote(function)
+        waiting = [remote.remote(task) for task in tasks]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            yield from ray.get(done)
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _start_ray(ray: Any, workers: int) -> None:
+    """Join the cluster that RAY_ADDRESS names, else a local one with `workers` processes."""
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="ERROR")
+    else:
+        ray.init(num_cpus=workers, **quiet)

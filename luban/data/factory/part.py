@@ -1,0 +1,237 @@
+"""One part through one stage: read, decide, write what stays and what goes, remember for the next corpus step.
+
+This runs in worker processes, anywhere: a task names files and steps, its result is files and a dict of counts.
+The counts are written last, so a part either has them and is whole, or is done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from luban.data.document import Document, RecordError
+from luban.data.factory import rows, tally
+from luban.data.factory.rows import Files, Writer
+from luban.data.sources import Options, Slice, read_slice
+from luban.data.step import Batch, CorpusStep, Drop, Edit, Outcome, Step
+from luban.folder import atomic_file, write_json
+
+SHOWN = 2000
+"""Characters of a document in quarantine that are shown."""
+BROKEN = Drop("quarantine")
+"""The outcome of a document that broke a step: it is in quarantine, not among the rejected."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How raw files are read."""
+
+    options: Options
+    strict: bool = False
+    """A record that cannot be read stops the run."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Part `index` of a stage."""
+
+    folder: Path
+    index: int
+    source: Path | tuple[Slice, ...]
+    """The part's documents in the stage before, or pieces of raw files."""
+    reading: Reading
+    corpus: tuple[str, CorpusStep] | None
+    decisions: Path | None
+    steps: tuple[tuple[str, Step], ...]
+    following: CorpusStep | None
+    """What wants to collect from the documents that stay."""
+    collected: Path | None
+    """The folder for that."""
+    batch_chars: int
+
+    @property
+    def files(self) -> Files:
+        return Files(self.folder, self.index)
+
+
+def process(task: Task) -> int:
+    """Do the part; returns its index. Everything it made is on disk, the counts last."""
+    files = task.files
+    with (
+        Writer(files.of("kept")) as kept,
+        Writer(files.of("rejected")) as rejected,
+        Writer(files.of("quarantine")) as quarantine,
+    ):
+        work = _Work(task, kept, rejected, quarantine)
+        for batch in rows.batches(work.read(), size=task.batch_chars):
+            work.through(batch)
+    if task.following is not None and task.collected is not None:
+        save(task.collected, task.index, work.collected)
+    write_json(files.of("stats", "json"), work.counts)
+    return task.index
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """The documents that stay in part `index` of a finished stage, once more for a new corpus step."""
+
+    kept: Path
+    index: int
+    step: CorpusStep
+    collected: Path
+    batch_chars: int
+
+
+def collect(task: Collecting) -> int:
+    """Collect for the step; returns the part's index."""
+    gathered, first = [dict(task.step.collect(Batch(())))], 0
+    for documents in rows.batches(rows.read(task.kept), size=task.batch_chars):
+        gathered.append(dict(task.step.collect(Batch(documents, first))))
+        first += len(documents)
+    save(task.collected, task.index, gathered)
+    return task.index
+
+
+def save(folder: Path, index: int, gathered: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """One `.npy` per name, joined over batches; `NAME-00000.done` is written when all are there."""
+    for name in gathered[0]:
+        with atomic_file(folder / f"{name}-{index:05d}.npy") as work, work.open("wb") as file:
+            np.save(file, np.concatenate([arrays[name] for arrays in gathered]))
+    (folder / f"{index:05d}.names").write_text("\n".join(gathered[0]), encoding="utf-8")
+
+
+def saved(folder: Path, index: int) -> dict[str, Path] | None:
+    """The files that `save` made, by name; None if they are not all there."""
+    names = folder / f"{index:05d}.names"
+    if not names.is_file():
+        return None
+    return {name: folder / f"{name}-{index:05d}.npy" for name in names.read_text("utf-8").split("\n")}
+
+
+def rejected_row(error: RecordError, shown: str) -> bytes:
+    """The line that tells of a record that is not a document: its reason, place, and how it begins."""
+    row = {"reason": error.reason, "where": str(error.where), "error": error.what, "shown": shown}
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+
+
+@dataclass
+class _Work:
+    """The state of one part on its way: open files and counts."""
+
+    task: Task
+    kept: Writer
+    rejected: Writer
+    quarantine: Writer
+    counts: tally.Counts = field(default_factory=tally.empty)
+    collected: list[dict[str, np.ndarray]] = field(default_factory=list)
+    first: int = 0
+    first_kept: int = 0
+
+    def __post_init__(self) -> None:
+        self.decisions = None if self.task.decisions is None else np.load(self.task.decisions)
+        if self.task.following is not None:
+            self.collected.append(dict(self.task.following.collect(Batch(()))))
+
+    def read(self) -> Iterator[Document]:
+        source, reading = self.task.source, self.task.reading
+        if isinstance(source, Path):
+            yield from rows.read(source)
+            return
+        for piece in source:
+            reject = None if reading.strict else self._reject
+            yield from read_slice(piece, options=reading.options, reject=reject)
+
+    def _reject(self, error: RecordError, shown: str) -> None:
+        self.quarantine.write(rejected_row(error, shown))
+        tally.add(self.counts["quarantined"], {error.reason: 1})
+
+    def through(self, documents: list[Document]) -> None:
+        """A batch through all steps, to its files."""
+        self._count_in(documents)
+        first, self.first = self.first, self.first + len(documents)
+        if self.task.corpus is not None:
+            documents = self._corpus(documents, first)
+        for name, step in self.task.steps:
+            documents = self._settle(name, documents, self._judge(name, step, documents))
+        self._keep(documents)
+
+    def _corpus(self, documents: list[Document], first: int) -> list[Document]:
+        assert self.task.corpus is not None
+        assert self.decisions is not None
+        name, step = self.task.corpus
+        started = time.perf_counter()
+        outcomes = step.apply(Batch(documents, first), self.decisions)
+        tally.add(self.counts["seconds"], {name: time.perf_counter() - started})
+        return self._settle(name, documents, outcomes)
+
+    def _judge(self, name: str, step: Step, documents: list[Document]) -> Sequence[Outcome]:
+        """The step's outcomes; where it fails on the batch, one document after the other, to find the one."""
+        started = time.perf_counter()
+        try:
+            return step(Batch(documents)) if documents else []
+        except Exception:  # noqa: BLE001 - whatever a record does to a step, the others go on
+            return [self._judge_alone(name, step, document) for document in documents]
+        finally:
+            tally.add(self.counts["seconds"], {name: time.perf_counter() - started})
+
+    def _judge_alone(self, name: str, step: Step, document: Document) -> Outcome:
+        try:
+            (outcome,) = step(Batch((document,)))
+        except Exception as error:  # noqa: BLE001 - it goes to quarantine with its error
+            why = RecordError(f"{type(error).__name__}: {error}", reason=f"{name}_failed", where=document.id)
+            self._reject(why, document.text[:SHOWN])
+            return BROKEN
+        return outcome
+
+    def _settle(self, name: str, documents: list[Document], outcomes: Sequence[Outcome]) -> list[Document]:
+        """The documents that stay, edited; the others are written with the reason."""
+        assert len(outcomes) == len(documents), f"{name}: {len(outcomes)} outcomes of {len(documents)}"
+        stay = []
+        for document, outcome in zip(documents, outcomes, strict=True):
+            if isinstance(outcome, Drop):
+                self._drop(name, document, outcome)
+            elif isinstance(outcome, Edit):
+                stay.append(self._edit(name, document, outcome))
+            else:
+                stay.append(document)
+        return stay
+
+    def _drop(self, name: str, document: Document, drop: Drop) -> None:
+        if drop is BROKEN:
+            return
+        why = {"step": name, "reason": drop.reason, "value": drop.value}
+        self.rejected.write(rows.dump(document, dropped=why))
+        size = len(document.text.encode("utf-8", "surrogatepass"))
+        tally.add(self.counts["dropped"], {name: {drop.reason: {"documents": 1, "bytes": size}}})
+
+    def _edit(self, name: str, document: Document, edit: Edit) -> Document:
+        if edit.changes:
+            tally.add(self.counts["changed"], {name: dict(edit.changes)})
+        return dataclasses.replace(
+            document,
+            id=document.id if edit.id is None else edit.id,
+            text=document.text if edit.text is None else edit.text,
+            meta={**document.meta, **edit.meta} if edit.meta else document.meta,
+        )
+
+    def _keep(self, documents: list[Document]) -> None:
+        sizes = [len(document.text.encode("utf-8", "surrogatepass")) for document in documents]
+        for document, size in zip(documents, sizes, strict=True):
+            self.kept.write(rows.dump(document))
+            tally.describe(self.counts, document, size)
+        self.counts["documents_kept"] += len(documents)
+        self.counts["bytes_kept"] += sum(sizes)
+        if self.task.following is not None:
+            self.collected.append(dict(self.task.following.collect(Batch(documents, self.first_kept))))
+            self.first_kept += len(documents)
+
+    def _count_in(self, documents: Iterable[Document]) -> None:
+        for document in documents:
+            self.counts["documents_in"] += 1
+            self.counts["bytes_in"] += len(document.text.encode("utf-8", "surrogatepass"))
