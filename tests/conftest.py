@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,3 +69,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made.model.mkdir()
     write_model_folder(made.model, tiny.llama(context=256), load(made.tokenizer))
     return made
+
+
+@pytest.fixture
+def ray_ends() -> Iterator[None]:
+    """Ends the processes that a test's Ray engine started."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()

@@ -60,12 +60,12 @@ class Config(DeviceConfig):
     """Blocks of every model."""
     dim: Annotated[int, Ge(8)] = 128
     """Width of every model."""
-    per_device_train_batch_size: Annotated[int, Ge(1)] = 8
-    """Rows of a step."""
-    max_length: Annotated[int, Ge(2)] = 256
+    per_device_train_batch_size: Annotated[int, Ge(1)] = 4
+    """Rows of a step: a short run learns more in many small steps (benchmarks/ablate.md)."""
+    max_length: Annotated[int, Ge(2)] = 128
     """Tokens of a row."""
-    learning_rate: Annotated[float, Gt(0)] = 3e-3
-    """Peak of the cosine that `luban pretrain` takes by default."""
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    """Its peak; the schedule is that of `luban pretrain`."""
     seeds: tuple[Annotated[int, Ge(0)], ...] = (0, 1)
     """A model of each variant for each of these: how far they lie apart is the noise."""
     mixtures: tuple[str, ...] = ()

@@ -98,7 +98,7 @@ def cut(text: str, tokenizer: Tokenizer, lengths: tuple[int, int]) -> Iterator[t
 def plant(probes: Sequence[Probe], out: Path) -> None:
     """Write each probe as documents, as often as it says, in shuffled order.
 
-    Windows of a training cut some of them: of 33 tokens with their end in rows of 256 about one in eight.
+    Windows of a training cut some of them: of 33 tokens with their end in rows of 128 about one in four.
     """
     documents = [
         Document(id=f"probe-{number}#{copy + 1}", text=probe.text, source="probes")

@@ -73,10 +73,11 @@ def _bits(results: Mapping[str, Any]) -> Any:
 
     first, seeds = next(iter(results["variants"])), len(results["seeds"])
     title = f"bits per byte after {results['tokens']:,} tokens, fewer is better"
-    table = Table("variant", "epochs", "mean", f"of {seeds} seeds", f"against {first}", "clear", title=title)
+    table = Table("variant", "epochs", "mean", "±", f"against {first}", "clear", title=title)
+    table.caption = f"± is half of what the {seeds} seeds lie apart" if seeds > 1 else None
     for name, row in results["variants"].items():
-        epochs = " + ".join(f"{times:.2f}" for times in row["epochs"].values())
-        spread = f"{row['low']:.3f} to {row['high']:.3f}" if seeds > 1 else ""
+        epochs = " + ".join(f"{times:.3g}" for times in row["epochs"].values())
+        spread = f"{(row['high'] - row['low']) / 2:.3f}" if seeds > 1 else ""
         against = f"{row['against_first']:+.3f}" if name != first else ""
         clear = {True: "yes", False: "no", None: ""}[row["clear"]] if name != first else ""
         table.add_row(name, epochs, f"{row['per_byte']:.3f}", spread, against, clear)
@@ -96,15 +97,15 @@ def _sources(results: Mapping[str, Any]) -> Any:
 def _memorisation(results: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table("planted", "asked", "verbatim", "95 % interval", "logp", "unplanted", "gain")
-    table.title = "learnt by heart; logp in nats per token"
+    table = Table("planted", "asked", "verbatim", "at most", "logp", "unplanted", "gain")
+    table.title = "learnt by heart (at most: 95 % interval; logp: nats per token)"
     for row in results["rows"]:
         error = f" ± {row['gain_error']:.2f}" if row["gain_error"] is not None else ""
         table.add_row(
             str(row["repeats"]),
             str(row["asked"]),
             f"{row['share']:.1%}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
+            f"{row['high']:.1%}",
             f"{row['logp']:.2f}",
             f"{row['logp_unplanted']:.2f}",
             f"{row['gain']:+.2f}{error}",

@@ -117,6 +117,15 @@ class Batch:
         """What filters set their thresholds on, counted once per batch."""
         return statistics_of(self.packed)
 
+    def narrowed(self, documents: Sequence[Document], rows: Sequence[int], first: int = 0) -> Batch:
+        """A batch of `documents`, whose texts are those at `rows` here: what was counted is not counted again."""
+        batch, places = Batch(documents, first), np.asarray(rows, np.int64)
+        if "packed" in vars(self):
+            vars(batch)["packed"] = self.packed.take(places)
+        if "statistics" in vars(self):
+            vars(batch)["statistics"] = self.statistics.take(places)
+        return batch
+
 
 def drop_where(count: int, rules: Sequence[tuple[str, np.ndarray, np.ndarray | None]]) -> list[Outcome]:
     """One outcome per document from (reason, broken [count] bool, value [count]) rules; the first broken tells."""

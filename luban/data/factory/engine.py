@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal, TypeVar
 
@@ -38,27 +39,35 @@ def run_tasks(
     elif workers == 1 or len(tasks) <= 1:
         yield from map(function, tasks)
     else:
-        yield from _on_pool(function, tasks, min(workers, len(tasks)))
+        yield from _on_pool(function, tasks, workers)
 
 
 def _on_pool(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
     # A fork starts in milliseconds, but must not copy a process in which torch's threads run.
     method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
-    context = multiprocessing.get_context(method)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     futures: dict[Future[Result], Task] = {}
     try:
-        futures = {pool.submit(function, task): task for task in tasks}
+        futures = {_pool(workers, method).submit(function, task): task for task in tasks}
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
+        _pool.cache_clear()
         waiting = [task for future, task in futures.items() if not future.done() or future.exception()]
         raise MachineError(
             f"a worker process was killed while {len(waiting)} of {len(tasks)} parts were still to do",
             hint="run it again: finished parts are kept; a smaller --memory or --workers 1 needs less memory",
         ) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+
+@functools.cache
+def _pool(workers: int, method: str) -> ProcessPoolExecutor:
+    """One pool for all stages of a run: a spawned worker imports for a second before its first task."""
+    context = multiprocessing.get_context(method)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
 
 
 def _begin_worker() -> None:
@@ -73,18 +82,13 @@ def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], workers: 
         import ray
     except ModuleNotFoundError:
         raise MachineError("engine 'ray' needs an extra", hint="pip install 'luban[scale]'") from None
-    started_here = not ray.is_initialized()
-    if started_here:
+    if not ray.is_initialized():  # once for all stages of a run; Ray ends with the process
         _start_ray(ray, workers)
-    try:
-        remote: Any = ray.remote(function)
-        waiting = [remote.remote(task) for task in tasks]
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            yield from ray.get(done)
-    finally:
-        if started_here:
-            ray.shutdown()
+    remote: Any = ray.remote(function)
+    waiting = [remote.remote(task) for task in tasks]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        yield from ray.get(done)
 
 
 def _start_ray(ray: Any, workers: int) -> None:

@@ -23,7 +23,7 @@ class Only:
             return self.step(batch)
         outcomes: list[Outcome] = [None] * len(batch.documents)
         if chosen:
-            judged = self.step(Batch([batch.documents[i] for i in chosen]))
+            judged = self.step(batch.narrowed([batch.documents[i] for i in chosen], chosen))
             for index, outcome in zip(chosen, judged, strict=True):
                 outcomes[index] = outcome
         return outcomes

@@ -154,29 +154,30 @@ class _Work:
     def through(self, documents: list[Document]) -> None:
         """A batch through all steps, to its files."""
         self._count_in(documents)
-        first, self.first = self.first, self.first + len(documents)
+        batch = Batch(documents, self.first)
+        self.first += len(documents)
         if self.task.corpus is not None:
-            documents = self._corpus(documents, first)
+            batch = self._corpus(batch)
         for name, step in self.task.steps:
-            documents = self._settle(name, documents, self._judge(name, step, documents))
-        self._keep(documents)
+            batch = self._settle(name, batch, self._judge(name, step, batch))
+        self._keep(batch)
 
-    def _corpus(self, documents: list[Document], first: int) -> list[Document]:
+    def _corpus(self, batch: Batch) -> Batch:
         assert self.task.corpus is not None
         assert self.decisions is not None
         name, step = self.task.corpus
         started = time.perf_counter()
-        outcomes = step.apply(Batch(documents, first), self.decisions)
+        outcomes = step.apply(batch, self.decisions)
         tally.add(self.counts["seconds"], {name: time.perf_counter() - started})
-        return self._settle(name, documents, outcomes)
+        return self._settle(name, batch, outcomes)
 
-    def _judge(self, name: str, step: Step, documents: list[Document]) -> Sequence[Outcome]:
+    def _judge(self, name: str, step: Step, batch: Batch) -> Sequence[Outcome]:
         """The step's outcomes; where it fails on the batch, one document after the other, to find the one."""
         started = time.perf_counter()
         try:
-            return step(Batch(documents)) if documents else []
+            return step(batch) if batch.documents else []
         except Exception:  # noqa: BLE001 - whatever a record does to a step, the others go on
-            return [self._judge_alone(name, step, document) for document in documents]
+            return [self._judge_alone(name, step, document) for document in batch.documents]
         finally:
             tally.add(self.counts["seconds"], {name: time.perf_counter() - started})
 
@@ -189,18 +190,21 @@ class _Work:
             return BROKEN
         return outcome
 
-    def _settle(self, name: str, documents: list[Document], outcomes: Sequence[Outcome]) -> list[Document]:
+    def _settle(self, name: str, batch: Batch, outcomes: Sequence[Outcome]) -> Batch:
         """The documents that stay, edited; the others are written with the reason."""
-        assert len(outcomes) == len(documents), f"{name}: {len(outcomes)} outcomes of {len(documents)}"
-        stay = []
-        for document, outcome in zip(documents, outcomes, strict=True):
+        count = len(batch.documents)
+        assert len(outcomes) == count, f"{name}: {len(outcomes)} outcomes of {count}"
+        stay, places, same_texts = list[Document](), list[int](), True
+        for place, (document, outcome) in enumerate(zip(batch.documents, outcomes, strict=True)):
             if isinstance(outcome, Drop):
                 self._drop(name, document, outcome)
-            elif isinstance(outcome, Edit):
-                stay.append(self._edit(name, document, outcome))
-            else:
-                stay.append(document)
-        return stay
+                continue
+            if isinstance(outcome, Edit):
+                same_texts &= outcome.text is None
+                document = self._edit(name, document, outcome)
+            stay.append(document)
+            places.append(place)
+        return batch.narrowed(stay, places) if same_texts else Batch(stay)
 
     def _drop(self, name: str, document: Document, drop: Drop) -> None:
         if drop is BROKEN:
@@ -220,16 +224,18 @@ class _Work:
             meta={**document.meta, **edit.meta} if edit.meta else document.meta,
         )
 
-    def _keep(self, documents: list[Document]) -> None:
-        sizes = [len(document.text.encode("utf-8", "surrogatepass")) for document in documents]
-        for document, size in zip(documents, sizes, strict=True):
+    def _keep(self, batch: Batch) -> None:
+        sizes = batch.packed.lengths.tolist()
+        for document, size in zip(batch.documents, sizes, strict=True):
             self.kept.write(rows.dump(document))
             tally.describe(self.counts, document, size)
-        self.counts["documents_kept"] += len(documents)
+        count = len(batch.documents)
+        self.counts["documents_kept"] += count
         self.counts["bytes_kept"] += sum(sizes)
         if self.task.following is not None:
-            self.collected.append(dict(self.task.following.collect(Batch(documents, self.first_kept))))
-            self.first_kept += len(documents)
+            last = batch.narrowed(batch.documents, range(count), self.first_kept)
+            self.collected.append(dict(self.task.following.collect(last)))
+            self.first_kept += count
 
     def _count_in(self, documents: Iterable[Document]) -> None:
         for document in documents:

@@ -69,6 +69,10 @@ class Statistics:
     stop_words: np.ndarray
     """How many of the, be, to, of, and, that, have, with occur."""
 
+    def take(self, rows: np.ndarray) -> Statistics:
+        """Some of the texts' numbers."""
+        return Statistics(**{name: column[rows] for name, column in vars(self).items()})
+
 
 def statistics_of(packed: Packed) -> Statistics:
     """Count everything in every text; above 100 MB/s on one core."""

@@ -15,6 +15,9 @@ from luban.data.document import RecordError
 from luban.data.factory.engine import Engine, run_tasks
 from luban.errors import MachineError
 
+ENGINES = [("pool", 1), ("pool", 2), pytest.param("ray", 2, marks=pytest.mark.slow)]
+pytestmark = pytest.mark.usefixtures("ray_ends")
+
 
 def square(number: int) -> int:
     return number * number

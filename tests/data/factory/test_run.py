@@ -106,6 +106,7 @@ def test_workers_parts_and_memory_do_not_change_the_documents(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_ends")
 def test_ray_and_the_pool_write_the_same_bytes(raw: Path, recipe: Path, tmp_path: Path) -> None:
     prepare(raw, recipe, tmp_path / "pool")
     prepare(raw, recipe, tmp_path / "ray", engine="ray")
