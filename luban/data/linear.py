@@ -167,12 +167,7 @@ def _probe() -> str:
 
 
 def _place(texts: Packed) -> tuple[ctypes.c_void_p | ctypes.c_int64, ...]:
-    return (
-        pointer(texts.buffer, np.uint8),
-        pointer(texts.starts, np.int64),
-        pointer(texts.lengths, np.int64),
-        ctypes.c_int64(len(texts.starts)),
-    )
+    return (*texts.arguments,)
 
 
 def _kernel() -> ctypes.CDLL:

@@ -9,6 +9,7 @@ them directly, and neither knows of files, processes or resume: the factory does
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ctypes import c_int64, c_void_p
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from luban.data.document import Document
 from luban.data.text.statistics import Statistics, statistics_of
+from luban.native import pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,16 @@ class Packed:
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         starts = np.cumsum(lengths) - lengths
         return cls(np.frombuffer(b"".join(encoded), np.uint8), starts, lengths)
+
+    @property
+    def arguments(self) -> tuple[c_void_p, c_void_p, c_void_p, c_int64]:
+        """What every kernel is given first: buffer, starts, lengths, and how many texts."""
+        return (
+            pointer(self.buffer, np.uint8),
+            pointer(self.starts, np.int64),
+            pointer(self.lengths, np.int64),
+            c_int64(len(self.starts)),
+        )
 
     def take(self, indices: np.ndarray) -> Packed:
         """Some of the texts, without copying any."""

@@ -22,10 +22,7 @@ def shingles(packed: Packed, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     out = np.empty(int(packed.lengths.sum()), np.uint32)  # pages that nothing is written to cost no memory
     counts = np.empty(len(packed.starts), np.int64)
     total = library.shingles(
-        native.pointer(packed.buffer, np.uint8),
-        native.pointer(packed.starts, np.int64),
-        native.pointer(packed.lengths, np.int64),
-        c_int64(len(packed.starts)),
+        *packed.arguments,
         c_int64(ngram),
         native.pointer(np.zeros(ngram, np.uint64), np.uint64),
         native.pointer(out, np.uint32),

@@ -78,9 +78,4 @@ def cut_words(packed: Packed, cuts: np.ndarray) -> list[str]:
 
 
 def _texts(packed: Packed) -> tuple:
-    return (
-        native.pointer(packed.buffer, np.uint8),
-        native.pointer(packed.starts, np.int64),
-        native.pointer(packed.lengths, np.int64),
-        c_int64(len(packed.starts)),
-    )
+    return (*packed.arguments,)

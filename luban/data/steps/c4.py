@@ -39,10 +39,7 @@ class C4:
         removed = np.zeros((count, len(_REMOVED)), np.int64)
         text = np.empty_like(packed.buffer)
         load(Path(__file__).with_name("c4.cpp")).luban_c4(
-            pointer(packed.buffer, np.uint8),
-            pointer(packed.starts, np.int64),
-            pointer(packed.lengths, np.int64),
-            c_int64(count),
+            *packed.arguments,
             c_int64(self.min_words_per_line),
             c_int64(self.max_word_characters),
             pointer(verdicts, np.int64),

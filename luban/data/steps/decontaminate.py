@@ -228,12 +228,7 @@ def _widened(text: str, spans: np.ndarray, margin: int) -> np.ndarray:
 
 
 def _texts(packed: Packed) -> tuple:
-    return (
-        native.pointer(packed.buffer, np.uint8),
-        native.pointer(packed.starts, np.int64),
-        native.pointer(packed.lengths, np.int64),
-        c_int64(len(packed.starts)),
-    )
+    return (*packed.arguments,)
 
 
 def _library():

@@ -59,10 +59,7 @@ def find_loops(packed: Packed, *, longest: int, times: int, sentences: bool) -> 
     out = np.empty((int(packed.lengths.sum()), 2), np.int64)  # unwritten pages cost no memory
     counts = np.zeros(count, np.int64)
     native.load(Path(__file__).with_name("loops.cpp")).loops(
-        native.pointer(packed.buffer, np.uint8),
-        native.pointer(packed.starts, np.int64),
-        native.pointer(packed.lengths, np.int64),
-        c_int64(count),
+        *packed.arguments,
         c_int64(longest),
         c_int64(times),
         c_int(sentences),

@@ -6,7 +6,6 @@ to do, so that text already in the one spelling costs a scan at memory speed.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import html
 import importlib
@@ -87,10 +86,7 @@ def find_marks(texts: Packed) -> np.ndarray:
     count = len(texts.starts)
     marks = np.zeros(count, np.uint8)
     load(Path(__file__).with_name("marks.cpp")).find_marks(
-        pointer(texts.buffer, np.uint8),
-        pointer(texts.starts, np.int64),
-        pointer(texts.lengths, np.int64),
-        ctypes.c_int64(count),
+        *texts.arguments,
         pointer(marks, np.uint8),
     )
     return marks

@@ -90,10 +90,7 @@ class Terms:
         while True:
             hits = np.empty((capacity, 2), np.int64)
             found = scan(
-                pointer(packed.buffer, np.uint8),
-                pointer(packed.starts, np.int64),
-                pointer(packed.lengths, np.int64),
-                ctypes.c_int64(count),
+                *packed.arguments,
                 pointer(self.keys, np.int64),
                 pointer(self.children, np.int32),
                 ctypes.c_int64(len(self.keys)),

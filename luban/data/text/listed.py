@@ -34,10 +34,7 @@ def count_listed(packed: Packed, lists: Sequence[Collection[str]]) -> tuple[np.n
         pointer(bits, np.int64),
         c_int64(len(entries)),
         c_int64(len(lists)),
-        pointer(packed.buffer, np.uint8),
-        pointer(packed.starts, np.int64),
-        pointer(packed.lengths, np.int64),
-        c_int64(len(packed.starts)),
+        *packed.arguments,
         pointer(counts, np.int64),
     )
     return counts[:, 0], counts[:, 1:]

@@ -62,9 +62,4 @@ def roots_repetition(
 
 
 def _texts(packed: Packed) -> tuple[object, ...]:
-    return (
-        pointer(packed.buffer, np.uint8),
-        pointer(packed.starts, np.int64),
-        pointer(packed.lengths, np.int64),
-        c_int64(len(packed.starts)),
-    )
+    return (*packed.arguments,)

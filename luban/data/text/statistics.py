@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ctypes import c_int64
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,10 +78,7 @@ def statistics_of(packed: Packed) -> Statistics:
     names = [field.name for field in fields(Statistics)]
     rows = np.zeros((len(packed.starts), len(names)), np.int64)
     load(Path(__file__).with_name("statistics.cpp")).luban_statistics(
-        pointer(packed.buffer, np.uint8),
-        pointer(packed.starts, np.int64),
-        pointer(packed.lengths, np.int64),
-        c_int64(len(packed.starts)),
+        *packed.arguments,
         pointer(rows, np.int64),
     )
     return Statistics(**dict(zip(names, rows.T, strict=True)))

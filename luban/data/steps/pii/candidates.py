@@ -23,10 +23,7 @@ def candidates(packed: Packed) -> np.ndarray:
     while True:
         found = np.empty((capacity, 4), np.int64)
         count = scan(
-            pointer(packed.buffer, np.uint8),
-            pointer(packed.starts, np.int64),
-            pointer(packed.lengths, np.int64),
-            ctypes.c_int64(len(packed.starts)),
+            *packed.arguments,
             ctypes.c_int64(capacity),
             pointer(found, np.int64),
         )
