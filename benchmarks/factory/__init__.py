@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/data.py`: one module per comparison, each with `run(options)`."""
