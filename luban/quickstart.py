@@ -102,6 +102,7 @@ def _own(out: Path, minutes: float) -> dict[str, Any]:
     settings, steps = _plan(out, minutes)
     luban("pretrain", "--data", out / "shards", "--tokenizer", tokenizer, "--validation", out / "held-out",
           "--out", base, *settings, f"loop.per_device_train_batch_size={ROWS}", "loop.eval_steps=250",
+          "packing=windows",  # in whole documents one long chapter would fill many steps in a row
           "--prompts", *PROMPTS)  # fmt: skip
     rows = [raw / name / "conversations.jsonl" for name in ("web", "chitchat")]
     luban("sft", "--model", base / "final", "--data", *rows, "--out", tuned,
