@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,13 @@ def ar(members: dict[str, bytes]) -> bytes:
     return b"!<arch>\n" + b"".join(heads[n] + d + b"\n" * (len(d) % 2) for n, d in members.items())
 
 
-def make_deb(path: Path) -> Path:
+PAGES = ("usr/share/doc/thing/html/en/a.html", "usr/share/doc/thing/html/fr/a.html", "usr/x")
+
+
+def make_deb(path: Path, names: Sequence[str] = PAGES) -> Path:
     tree = io.BytesIO()
     with tarfile.open(fileobj=tree, mode="w:xz") as tar:
-        for name in ("usr/share/doc/thing/html/en/a.html", "usr/share/doc/thing/html/fr/a.html", "usr/x"):
+        for name in names:
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(name)
             tar.addfile(member, io.BytesIO(name.encode()))
@@ -150,6 +153,18 @@ def test_the_matching_files_of_a_debian_package_come_with_their_folders(
     folder = fetch_known("thing")
     found = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.html")}
     assert found == {f"{lang}/a.html": f"usr/share/doc/thing/html/{lang}/a.html" for lang in ("en", "fr")}
+
+
+def test_two_files_that_would_overwrite_each_other_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("doc/one/en/a.html", "doc/two/en/a.html")
+    package = make_deb(tmp_path / "mirror/pool/main/t/things/thing_1.0_all.deb", names)
+    monkeypatch.setenv("LUBAN_DEBIAN", (tmp_path / "mirror").as_uri())
+    pin = Pin(registry="debian", package="things/thing", version="1.0", sha256=digest(package))
+    monkeypatch.setitem(KNOWN, "thing", Known(pin=pin, license="CC0-1.0", members=("doc/*",)))
+    with pytest.raises(DataError, match=r"two files en/a\.html"):
+        fetch_known("thing")
 
 
 def test_a_version_that_the_mirror_has_not_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ class Sort:
 
 def run(config: Config) -> dict[str, Any]:
     """Make the folder; returns epochs, documents and bytes of each source."""
-    sources = {str(path): _files(path) for path in config.data}
+    sources = {str(path): document_files(path) for path in config.data}
     if len(sources) < len(config.data):
         raise ConfigError("a folder is named twice", where="setting 'data'", hint="give it a larger weight")
     workers = workers_here(config.workers)
@@ -164,10 +164,6 @@ def _weights(config: Config, sizes: Sequence[int]) -> list[float]:
         what = f"{len(config.weights)} weights for {len(sizes)} folders"
         raise ConfigError(what, where="setting 'weights'", hint="give one weight per folder")
     return list(config.weights)
-
-
-def _files(path: Path) -> list[Path]:
-    return document_files(path)
 
 
 def _measure(file: Path) -> tuple[Path, int]:

@@ -67,6 +67,7 @@ def run(config: Config) -> dict[str, Any]:
     from luban.data.factory.report import facts
     from luban.data.factory.rows import Files
     from luban.data.factory.run import Means, run_stages
+    from luban.data.sources import group_slices
 
     recipe = _recipe(config)
     reading = Reading(config.reading, strict=config.on_error == "raise")
@@ -75,7 +76,7 @@ def run(config: Config) -> dict[str, Any]:
     key = _key(inputs, config)
     _claim(config, inputs, recipe.key(key))
     means = Means(config.engine, workers_here(config.workers), int(config.memory * 1e9))
-    parts = _parts(pieces, int(config.part_mb * 1e6))
+    parts = group_slices(pieces, int(config.part_mb * 1e6))
     write_text(config.out / "recipe.yaml", _yaml(recipe))
     stages = run_stages(recipe, parts, key, config.out, reading=reading, means=means)
     last = [Files(stages[-1].folder, index) for index in range(len(parts))]
@@ -174,19 +175,6 @@ def _claim(config: Config, inputs: dict[str, str], key: str) -> None:
             raise AlreadyDone(out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RUN_FILE, mine)
-
-
-def _parts(pieces: Sequence[Slice], size: int) -> list[tuple[Slice, ...]]:
-    """Neighbouring pieces together, up to about `size` bytes a part."""
-    parts: list[list[Slice]] = []
-    filled = size
-    for piece in pieces:
-        if filled >= size:
-            parts.append([])
-            filled = 0
-        parts[-1].append(piece)
-        filled += piece.path.stat().st_size if piece.end is None else piece.end - piece.begin
-    return [tuple(part) for part in parts]
 
 
 def _yaml(recipe: Any) -> str:

@@ -10,7 +10,6 @@ import functools
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ import numpy as np
 
 from luban.data.document import Document
 from luban.data.factory import tally
-from luban.data.factory.engine import run_tasks, workers_here
+from luban.data.factory.engine import finish_tasks, workers_here
 from luban.data.shard_files import DTYPES, Chunk, dtype_name, name_line
-from luban.data.sources import Slice, document_files, read_documents, read_slice, split_source
+from luban.data.sources import Slice, document_files, group_slices, read_documents, read_slice, split_source
 from luban.errors import TokenizerError
 from luban.folder import atomic_file, read_json, write_json
 
@@ -94,17 +93,9 @@ def parts_of(
     data: Sequence[Path], holdout: bool, folder: Path, *, tokenizer: Path, frame: Frame, fast: bool
 ) -> list[Part]:
     """The input in pieces of about PART_BYTES; small files share one, large ones of lines are cut."""
-    groups: list[list[Slice]] = [[]]
-    room = PART_BYTES
-    for path in data:
-        for piece in (s for file in document_files(path, holdout) for s in split_source(file, PART_BYTES)):
-            size = (piece.end or piece.path.stat().st_size) - piece.begin
-            if groups[-1] and size > room:
-                groups.append([])
-                room = PART_BYTES
-            groups[-1].append(piece)
-            room -= size
-    return [Part(index, tuple(group), folder, tokenizer, frame, fast) for index, group in enumerate(groups)]
+    files = (file for path in data for file in document_files(path, holdout))
+    groups = group_slices((piece for file in files for piece in split_source(file, PART_BYTES)), PART_BYTES)
+    return [Part(index, group, folder, tokenizer, frame, fast) for index, group in enumerate(groups)]
 
 
 def tokenise_parts(parts: Sequence[Part], *, workers: int, stage: str) -> None:
@@ -113,18 +104,7 @@ def tokenise_parts(parts: Sequence[Part], *, workers: int, stage: str) -> None:
     if len(waiting) < len(parts):
         done = len(parts) - len(waiting)
         print(f"{stage}: {done} of {len(parts)} parts were done before", file=sys.stderr)
-    begun = told = time.monotonic()
-    results = run_tasks(tokenise, waiting, engine="pool", workers=workers_here(workers))
-    for count, _ in enumerate(results, 1):
-        now = time.monotonic()
-        if now - told >= 5:
-            told = now
-            left = (now - begun) / count * (len(waiting) - count)
-            print(
-                f"{stage}: part {count} of {len(waiting)}, about {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+    finish_tasks(tokenise, waiting, engine="pool", workers=workers_here(workers), label=stage)
 
 
 def tokenise(part: Part) -> int:

@@ -125,6 +125,8 @@ def _from_deb(file: Path, patterns: Sequence[str], into: Path) -> dict[str, Path
                 continue
             target = into / Path(path).parent.name / Path(path).name
             target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                raise DataError(f"the package holds two files {'/'.join(target.parts[-2:])}", where=file.name)
             content = opened.extractfile(member)
             assert content is not None
             target.write_bytes(content.read())

@@ -100,11 +100,12 @@ def treemap(values: Mapping[str, int], *, aspect: float, most: int = 40) -> list
             place = (x, y + along, thick, long) if height <= width else (x + along, y, long, thick)
             boxes.append(_percent(name, value, place, aspect))
             along += long
-        if height <= width:
-            x, width = x + thick, width - thick
-        else:
-            y, height = y + thick, height - thick
+        # What is left follows from the values: by subtraction a sliver would lose all its digits.
+        across = height <= width
+        x, y = (x + thick, y) if across else (x, y + thick)
         del ranked[:row]
+        left = sum(value * scale for _, value in ranked)
+        width, height = (left / height, height) if across else (width, left / width)
     return boxes
 
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,7 @@ from luban.errors import MachineError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Engine = Literal["pool", "ray"]
+TOLD_EVERY_S = 5
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl(2): the signal that a process gets when its parent ends."""
 
@@ -40,6 +42,21 @@ def run_tasks(
         yield from map(function, tasks)
     else:
         yield from _on_pool(function, tasks, workers)
+
+
+def finish_tasks(
+    function: Callable[[Task], Any], tasks: Sequence[Task], *, engine: Engine, workers: int, label: str
+) -> None:
+    """Run all tasks for what they leave on disk, with a line of progress on stderr every few seconds."""
+    begun = told = time.monotonic()
+    for count, _ in enumerate(run_tasks(function, tasks, engine=engine, workers=workers), 1):
+        now = time.monotonic()
+        if now - told >= TOLD_EVERY_S and count < len(tasks):
+            told = now
+            left = (now - begun) / count * (len(tasks) - count)
+            print(
+                f"{label}: part {count} of {len(tasks)}, about {left:.0f} s left", file=sys.stderr, flush=True
+            )
 
 
 def _on_pool(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:

@@ -20,7 +20,7 @@ from luban.data.factory import rows, tally
 from luban.data.factory.rows import Files, Writer
 from luban.data.sources import Options, Slice, read_slice
 from luban.data.step import Batch, CorpusStep, Drop, Edit, Outcome, Step
-from luban.folder import atomic_file, write_json
+from luban.folder import atomic_file, write_json, write_text
 
 SHOWN = 2000
 """Characters of a document in quarantine that are shown."""
@@ -99,11 +99,11 @@ def collect(task: Collecting) -> int:
 
 
 def save(folder: Path, index: int, gathered: Sequence[Mapping[str, np.ndarray]]) -> None:
-    """One `.npy` per name, joined over batches; `NAME-00000.done` is written when all are there."""
+    """One `.npy` per name, joined over batches; `00000.names` is written when all are there."""
     for name in gathered[0]:
         with atomic_file(folder / f"{name}-{index:05d}.npy") as work, work.open("wb") as file:
             np.save(file, np.concatenate([arrays[name] for arrays in gathered]))
-    (folder / f"{index:05d}.names").write_text("\n".join(gathered[0]), encoding="utf-8")
+    write_text(folder / f"{index:05d}.names", "\n".join(gathered[0]))
 
 
 def saved(folder: Path, index: int) -> dict[str, Path] | None:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from luban.data.factory import part, tally
-from luban.data.factory.engine import Engine, run_tasks
+from luban.data.factory.engine import Engine, finish_tasks
 from luban.data.factory.part import Collecting, Reading, Task, saved
 from luban.data.factory.recipe import Recipe, Stage
 from luban.data.factory.rows import Files
@@ -156,20 +156,7 @@ def _decide(
 
 
 def _all(function: Callable[[AnyTask], Any], tasks: Sequence[AnyTask], label: str, means: Means) -> None:
-    """Run tasks to the end, with a line of progress every few seconds."""
-    begun = told = time.monotonic()
-    for count, _ in enumerate(_results(function, tasks, means), 1):
-        now = time.monotonic()
-        if now - told >= 5 and count < len(tasks):
-            told = now
-            left = (now - begun) / count * (len(tasks) - count)
-            print(
-                f"{label}: part {count} of {len(tasks)}, about {left:.0f} s left", file=sys.stderr, flush=True
-            )
-
-
-def _results(function: Callable[[AnyTask], Any], tasks: Sequence[AnyTask], means: Means) -> Iterator[Any]:
-    return run_tasks(function, tasks, engine=means.engine, workers=means.workers)
+    finish_tasks(function, tasks, engine=means.engine, workers=means.workers, label=label)
 
 
 def _claim(folder: Path, key: str) -> None:

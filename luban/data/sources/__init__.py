@@ -16,7 +16,7 @@ from luban.data.sources.formats import FORMATS
 from luban.data.sources.opening import open_bytes, open_text, suffix
 from luban.data.sources.reading import Options, Reject, Slice, raise_rejected
 from luban.data.sources.rows import read_rows
-from luban.data.sources.slices import list_files, read_slice, split_source, whole_file
+from luban.data.sources.slices import group_slices, list_files, read_slice, split_source, whole_file
 from luban.errors import DataError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "decode",
     "document_files",
     "everything_in",
+    "group_slices",
     "list_files",
     "open_bytes",
     "open_text",

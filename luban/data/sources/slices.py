@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from luban.data.document import Document, RecordError
@@ -60,6 +60,20 @@ def split_source(
             what = f"cannot read: {error.strerror or error}"
             take(RecordError(what, reason="unreadable", where=file), "")
     return found
+
+
+def group_slices(pieces: Iterable[Slice], target_bytes: int) -> list[tuple[Slice, ...]]:
+    """Neighbours together, up to `target_bytes` a group; a larger piece is a group alone."""
+    groups: list[list[Slice]] = []
+    room = 0
+    for piece in pieces:
+        size = (piece.path.stat().st_size if piece.end is None else piece.end) - piece.begin
+        if not groups or size > room:
+            groups.append([])
+            room = target_bytes
+        groups[-1].append(piece)
+        room -= size
+    return [tuple(group) for group in groups]
 
 
 def list_files(path: Path, *, options: Options | None = None, reject: Reject | None = None) -> list[Path]:

@@ -17,7 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luban.data.document import Document, parse
-from luban.data.sources import Options, RecordError, Slice, read_slice, read_source, split_source
+from luban.data.sources import (
+    Options,
+    RecordError,
+    Slice,
+    group_slices,
+    read_slice,
+    read_source,
+    split_source,
+)
 from luban.errors import ConfigError, DataError
 from tests.data.sources.planted import read, reasons, write
 
@@ -199,3 +207,16 @@ def test_an_unknown_format_names_the_nearest(tmp_path: Path) -> None:
 def test_an_archive_must_be_asked_for_by_format(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="name the format: jsonl, text"):
         list(read_source(write(tmp_path / "a.zip", "")))
+
+
+def test_groups_keep_the_order_and_exceed_their_size_only_for_a_single_piece() -> None:
+    sizes = [3, 3, 5, 12, 1, 1]
+    pieces = [
+        Slice(Path("x"), "x", begin, begin + size)
+        for begin, size in zip(range(0, 60, 10), sizes, strict=True)
+    ]
+    groups = group_slices(pieces, 10)
+    assert [piece for group in groups for piece in group] == pieces
+    held = [[(piece.end or 0) - piece.begin for piece in group] for group in groups]
+    assert held == [[3, 3], [5], [12], [1, 1]]
+    assert group_slices([], 10) == []
