@@ -4,7 +4,7 @@
 
 The first run downloads pinned Debian manuals (about 120 MB) and builds the corpora; they stay in `$LUBAN_HOME`, else
 `~/.cache/luban`, under `benchmarks`. Sides take turns, each measurement in a fresh process; results are printed as
-tables and written to `runs/benchmarks/*.json`. A Python with datatrove for `chain` and `dedup`:
+tables and written to `runs/benchmarks/*.json`. A Python with datatrove for `chain`, `dedup` and `recall`:
 
     python3.11 -m venv peers && peers/bin/pip install 'datatrove[processing]==0.10.1' spacy orjson
 
@@ -20,6 +20,7 @@ from pathlib import Path
 COMPARISONS = {
     "chain": "JSONL -> Gopher filters -> MinHash -> JSONL beside datatrove: speed, memory, decisions, recall",
     "dedup": "near-duplicates alone: signatures, grouping, recall, precision; datatrove's four stages",
+    "recall": "recall of near-duplicates over many draws of hash functions beside datatrove; chance in its decisions",
     "substrings": "repeated passages beside building a suffix array (pydivsufsort)",
     "extract": "main text beside resiliparse and trafilatura: speed",
     "ngram": "training an n-gram model; scoring beside KenLM",
@@ -30,7 +31,8 @@ COMPARISONS = {
     "scale": "10, 100, 1000 MB under one bound of memory: seconds per MB of each step",
     "ray": "the chain on Ray beside the pool: equal bytes, time",
 }
-MEGABYTES = {"warc": 100.0}
+MEGABYTES = {"warc": 100.0, "recall": 100.0}
+KINDS = {"recall": "mixed"}
 
 
 def main() -> None:
@@ -41,9 +43,13 @@ def main() -> None:
     for name, about in COMPARISONS.items():
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("--rounds", type=int, default=1 if name == "scale" else 3)
-        command.add_argument("--kind", choices=("prose", "mixed"), default="prose", help="which corpus")
+        command.add_argument(
+            "--kind", choices=("prose", "mixed"), default=KINDS.get(name, "prose"), help="which corpus"
+        )
         command.add_argument("--megabytes", type=float, default=MEGABYTES.get(name, 22.5))
-        if name in ("chain", "dedup"):
+        if name == "recall":
+            command.add_argument("--draws", type=int, default=40, help="of hash functions")
+        if name in ("chain", "dedup", "recall"):
             command.add_argument("--peer-python", type=Path, help="a Python that can import datatrove")
         if name == "warc":
             command.add_argument("--recipe", default="refinedweb")

@@ -91,6 +91,17 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["value.json"]
 
 
+@pytest.mark.parametrize(("content", "durable", "waits"), [("x", True, 1), ("", True, 0), ("x", False, 0)])
+def test_only_a_durable_file_with_something_in_it_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, *, durable: bool, waits: int
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(folder.os, "fsync", synced.append)
+    folder.write_text(tmp_path / "file", content, durable=durable)
+    assert (tmp_path / "file").read_text("utf-8") == content
+    assert len(synced) == waits
+
+
 def test_writing_more_than_is_free_is_refused_beforehand(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="the disk is full"):
         folder.require_space(tmp_path / "new" / "file", 10**18)

@@ -92,6 +92,7 @@ CHANGES: dict[str, dict[str, str]] = {
         "recipe": "--recipe gopher",
         "steps": "steps.length.min_characters=2000",
         "reading.text_key": "--reading.text-key id",
+        "reading.license": "--reading.license CC0-1.0",
         "reading.format": "--reading.format lines",
         "reading.columns": "--data {csv} | reading.columns.id=who",
         "reading.max_record_bytes": "--reading.max-record-bytes 3000",

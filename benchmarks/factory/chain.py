@@ -70,7 +70,7 @@ def run(options: Namespace) -> None:
         if options.peer_python:
             _peer(options, whole, folder / "theirs", "--clusters")
             kept["datatrove"], links["datatrove"] = (
-                _kept_by_peer(folder / "theirs"),
+                kept_by_peer(folder / "theirs"),
                 _peer_links(folder / "theirs"),
             )
             found["memory_mb"]["datatrove"] = max(one.peak_mb for one in runs["datatrove"])
@@ -149,7 +149,8 @@ def _kept_by_luban(out: Path) -> Kept:
     return _ids(out / "stages" / "00-gopher" / "kept"), _ids(out / "stages" / "01-fuzzy" / "kept")
 
 
-def _kept_by_peer(out: Path) -> Kept:
+def kept_by_peer(out: Path) -> Kept:
+    """What a run of `peer_chain.py` kept."""
     return _ids(out / "filtered"), _ids(out / "kept")
 
 

@@ -23,9 +23,9 @@ from luban.data.dedup.planted import Planted, plant
 from luban.data.document import Document
 from luban.data.sources.markup import plain_html
 from luban.errors import DataError
-from luban.fetch import fetch_known, home
+from luban.fetch import fetch_known
 from luban.fetch.download import archive
-from luban.folder import atomic_file, fingerprint, write_text
+from luban.folder import atomic_file, fingerprint, home, write_text
 
 Kind = Literal["prose", "mixed"]
 PACKAGES = {
@@ -144,7 +144,7 @@ def sample(kind: Kind, megabytes: float, *, seed: int = 0) -> list[Document]:
 def planted(kind: Kind, megabytes: float) -> tuple[Path, list[Planted]]:
     """A JSONL file of about that size with planted duplicates of 30 % of its documents, and the list of them."""
     path = folder() / f"{kind}-{megabytes:g}.jsonl"
-    truth = path.with_suffix(".planted.json")
+    truth = path.with_suffix(".pairs.json")
     if not truth.is_file():
         documents, pairs = plant([document.text for document in sample(kind, megabytes / 1.3)])
         write(path, documents)

@@ -16,7 +16,19 @@ import numpy as np
 from factory import corpus
 from factory.chain import FILES, PEER, part_mb, split
 from factory.command import HERE, WORKERS, prepare
-from factory.measure import Run, apart, command, in_turn, rates, save, spread, table, times
+from factory.measure import (
+    Run,
+    apart,
+    clock_rates,
+    command,
+    in_turn,
+    rates,
+    save,
+    spread,
+    table,
+    times,
+    together,
+)
 from luban.data.dedup.lsh import meeting_chance
 from luban.data.dedup.minhash import MinHash
 from luban.data.dedup.planted import group_numbers, precision, recall
@@ -46,6 +58,13 @@ def run(options: Namespace) -> None:
             },
             options.rounds,
         )
+        signed = in_turn(
+            {
+                "one process": lambda: apart(_signatures, path),
+                "two processes, half each": lambda: together(_signatures, [(path, 0, 2), (path, 1, 2)]),
+            },
+            options.rounds,
+        )
         groups = {
             verify: group_numbers([np.load(place / "decisions" / "00000.npy")])
             for verify, place in collected.items()
@@ -53,6 +72,7 @@ def run(options: Namespace) -> None:
         found: dict[str, Any] = {
             "corpus": {"kind": options.kind, **corpus.facts(documents), "planted": len(truth)},
             "kernels": rates(megabytes, works),
+            "signatures": clock_rates(megabytes, signed),
             "documents_per_cpu_s": {
                 side: spread([len(documents) / work.cpu_s for work in each], 0)
                 for side, each in works.items()
@@ -83,18 +103,20 @@ def run(options: Namespace) -> None:
     print(save(f"dedup-{options.kind}", found))
 
 
-def _batches(path: Path) -> list[Batch]:
+def _batches(path: Path, part: int = 0, parts: int = 1) -> list[Batch]:
+    """Every document, or one in `parts` of them."""
     first, batches = 0, []
-    for documents in rows.batches(corpus.load(path), size=BATCH):
+    for documents in rows.batches(corpus.load(path)[part::parts], size=BATCH):
         batches.append(Batch(documents, first))
         first += len(documents)
     return batches
 
 
-def _signatures(path: Path) -> Callable[[], int]:
-    step, batches = MinHash(verify=False), _batches(path)
+def _signatures(path: Path, part: int = 0, parts: int = 1) -> Callable[[], int]:
+    step, batches = MinHash(verify=False), _batches(path, part, parts)
     step.collect(Batch([corpus.Document(id="", text="a few words to load the library", source="")]))
-    return lambda: sum(len(step.collect(batch)["keys"]) for batch in batches)
+    # As in the factory, what is counted of a batch goes with it.
+    return lambda: sum(len(step.collect(Batch(batch.documents, batch.first))["keys"]) for batch in batches)
 
 
 def _resolve(place: Path, verify: bool) -> Callable[[], None]:
@@ -152,6 +174,7 @@ def _show(found: dict[str, Any]) -> None:
         f"dedup, {size['kind']}: {size['documents']:,} documents, {size['megabytes']} MB; one process",
         found["kernels"],
     )
+    table("signatures by the clock, 112 hashes", found["signatures"])
     table("documents per CPU second", [found["documents_per_cpu_s"]])
     table("recall of planted pairs", found["recall"])
     table("precision of drops (J >= 0.7)", [found["precision"]])

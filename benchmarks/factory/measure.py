@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -98,11 +99,50 @@ def apart(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> Work:
         return pool.submit(_work, prepare, arguments).result()
 
 
+def together(prepare: Callable[..., Callable[[], Any]], each: Sequence[Sequence[Any]]) -> Work:
+    """`apart` for all of `each` at once, begun together: wall time of the slowest, the other figures added up.
+
+    Each has a core of its own: short work would be over before the kernel had parted them.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(len(each), timeout=600)
+    cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(len(each), mp_context=context, initializer=_share, initargs=(barrier,)) as pool:
+        begun = [pool.submit(_work_on, *one) for one in zip(cores, itertools.repeat(prepare), each)]
+        works = [one.result() for one in begun]
+    return Work(
+        wall_s=max(work.wall_s for work in works),
+        cpu_s=sum(work.cpu_s for work in works),
+        grown_mb=sum(work.grown_mb for work in works),
+        value=sum(work.value for work in works),
+    )
+
+
+_barriers: list[Any] = []
+"""Of a process that `together` started: the one where all meet."""
+
+
+def meet() -> None:
+    """Wait for the others that `together` started; a process that is `apart` goes on."""
+    for barrier in _barriers:
+        barrier.wait()
+
+
+def _share(barrier: Any) -> None:
+    _barriers.append(barrier)
+
+
+def _work_on(core: int, prepare: Callable[..., Callable[[], Any]], arguments: Sequence[Any]) -> Work:
+    os.sched_setaffinity(0, {core})
+    return _work(prepare, arguments)
+
+
 def _work(prepare: Callable[..., Callable[[], Any]], arguments: Sequence[Any]) -> Work:
     work = prepare(*arguments)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status_mb("VmRSS")
+    meet()
     wall, cpu = time.perf_counter(), time.process_time()
     value = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -126,6 +166,19 @@ def rates(
             row[f"{first} is"] = times(cpu, [work.cpu_s for work in works[first]])
         rows.append({**row, "memory grows MB": round(max(work.grown_mb for work in each), 1)})
     return rows
+
+
+def clock_rates(megabytes: float, works: Mapping[str, Sequence[Work]]) -> list[dict[str, Any]]:
+    """A row per side: MB per second of the clock, beside MB per CPU second (of all its processes)."""
+    return [
+        {
+            "": side,
+            "MB/s": spread([megabytes / work.wall_s for work in each], 1),
+            "MB per CPU s": spread([megabytes / work.cpu_s for work in each], 1),
+            "memory grows MB": round(max(work.grown_mb for work in each), 1),
+        }
+        for side, each in works.items()
+    ]
 
 
 def times(slow: Sequence[float], fast: Sequence[float]) -> str:
@@ -192,6 +245,16 @@ def _children_cpu(besides: Sequence[int]) -> float:
         time.sleep(0.01)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def tree_cpu_s() -> float:
+    """CPU seconds of this process and all that runs below it now."""
+    ticks = 0
+    for pid in _tree(os.getpid()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _watch(pid: int, every: float | None, peak: list[float]) -> None:

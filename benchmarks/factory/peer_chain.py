@@ -1,6 +1,6 @@
 """The chain as datatrove's users run it; started by `chain.py` with the peer's own Python.
 
-    python peer_chain.py IN OUT [--clusters] [--only-dedup]
+    python peer_chain.py IN OUT [--clusters] [--only-dedup] [--seed N]
 
 IN holds .jsonl files; OUT gets filtered/ (after the filters) and kept/ (after deduplication). Prints the seconds of
 each stage. `--clusters` writes gone/ too, and the number of its cluster to each document (more work, never timed).
@@ -32,7 +32,8 @@ def main() -> None:
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-    config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+    seed = int(sys.argv[sys.argv.index("--seed") + 1]) if "--seed" in sys.argv else 1  # 1: its default
+    config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, seed=seed)
     files = len(list(source.glob("*.jsonl")))
     filtered = source if only_dedup else out / "filtered"
     gone = JsonlWriter(str(out / "gone"), compression=None) if clusters else None

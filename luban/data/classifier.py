@@ -32,7 +32,7 @@ class Config:
     out: Path
     """The model folder to make."""
     bits: Annotated[int, Ge(8), Le(24)] = 18
-    """2 to this power buckets for words and pairs; 20 for more text, at half the speed."""
+    """2 to this power buckets for words and pairs; 20 for more text, at 7/8 of the speed."""
     epochs: Annotated[int, Ge(1)] = 3
     """Passes over the training texts. More of them learn by heart what is labelled wrong."""
     learning_rate: Annotated[float, Gt(0)] = 0.1

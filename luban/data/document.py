@@ -37,7 +37,8 @@ class Document:
     """One text with where it came from. `id` is unique within a run; `source` is the file it stood in.
 
     `meta` holds what else is known, JSON values only, under the field's usual names. Standard keys: `url`;
-    `date` (ISO 8601); `language` (of the prose, ISO 639-1 where there is one); `license` (SPDX where known);
+    `date` (ISO 8601: of publication where that is known, else when it was fetched; `fetched` where both are);
+    `language` (of the prose, ISO 639-1 where there is one); `license` (SPDX where known, else its address);
     `offset` (where the record begins in its file: bytes, before decompression for WARC, after it for others).
     Readers also know `title`, `content_type` (`text/html` marks raw HTML that an extraction step has to
     follow), `encoding` (when it was not UTF-8) and `programming_language`.

@@ -1,8 +1,9 @@
 """A linear model over hashed words and pairs of words: good text against raw text, at the speed of reading it.
 
 A text's features are its words (lower case, digits as 0) and pairs of neighbours, hashed into buckets, each
-weighing 1 / sqrt(number of features), so that a longer text is surer. The folder holds `weights.npy` (mapped by
-every process) and `model.json`.
+weighing 1 / sqrt(number of features), so that a longer text is surer. A word is here a run of letters and digits, a
+run of one sign as in "...", or an ideograph: a rule that needs no list of exceptions and is told of 64 bytes at
+once. The folder holds `weights.npy` (mapped by every process) and `model.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from luban.errors import DataError
 from luban.folder import read_json, write_json
 from luban.native import load, pointer
 
-PROBE = "The 7 Wörter, 鲁班's house."
+PROBE = "The 7 Wörter -- “鲁班's” house, internationalisation... and_counterrevolution."
 """A text whose features tell whether this version still hashes as the one that trained did."""
 SPELLING_BYTES = 1 << 22
 
@@ -74,8 +75,7 @@ def train(
 
     Source: Duchi et al. 2011 (AdaGrad, diagonal).
     """
-    weights = np.zeros((1 << bits) + 1, np.float32)
-    squares = np.zeros_like(weights)
+    slots = np.zeros(((1 << bits) + 1, 2), np.float32)  # weight, sum of squared gradients
     shuffle = np.random.default_rng(seed)
     losses = []
     good = labels.astype(np.uint8)
@@ -89,11 +89,10 @@ def train(
             ctypes.c_int64(len(good)),
             bits,
             ctypes.c_double(learning_rate),
-            pointer(weights, np.float32),
-            pointer(squares, np.float32),
+            pointer(slots, np.float32),
         )
         losses.append(float(loss))
-    return LinearModel(weights=weights, bits=bits), losses
+    return LinearModel(weights=slots[:, 0].copy(), bits=bits), losses
 
 
 def telling(model: LinearModel, features: Features, sample: Packed, *, count: int) -> dict[str, list[str]]:

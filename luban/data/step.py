@@ -19,6 +19,7 @@ import numpy as np
 
 from luban.data.document import Document
 from luban.data.text.statistics import Statistics, statistics_of
+from luban.data.text.words import Words
 from luban.native import pointer
 
 
@@ -125,17 +126,20 @@ class Batch:
         return Packed.of(self.texts)
 
     @cached_property
+    def words(self) -> Words:
+        """The texts' words, found once per batch."""
+        return Words.of(self.packed)
+
+    @cached_property
     def statistics(self) -> Statistics:
         """What filters set their thresholds on, counted once per batch."""
-        return statistics_of(self.packed)
+        return statistics_of(self.packed, self.words)
 
     def narrowed(self, documents: Sequence[Document], rows: Sequence[int], first: int = 0) -> Batch:
         """A batch of `documents`, whose texts are those at `rows` here: what was counted is not counted again."""
         batch, places = Batch(documents, first), np.asarray(rows, np.int64)
-        if "packed" in vars(self):
-            vars(batch)["packed"] = self.packed.take(places)
-        if "statistics" in vars(self):
-            vars(batch)["statistics"] = self.statistics.take(places)
+        for name in vars(self).keys() & {"packed", "words", "statistics"}:
+            vars(batch)[name] = getattr(self, name).take(places)
         return batch
 
 

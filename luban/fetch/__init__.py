@@ -6,7 +6,6 @@ not kept. Everything lands in one folder per name under `$LUBAN_HOME`, and a sec
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 from luban.errors import ConfigError, nearest
 from luban.fetch import hub
 from luban.fetch.known import KNOWN, fetch_pinned
-from luban.folder import RUN_FILE, AlreadyDone, read_json
+from luban.folder import RUN_FILE, AlreadyDone, home, read_json
 
 __all__ = ["Config", "fetch_known", "run", "show"]
 
@@ -66,11 +65,6 @@ def fetch_known(name: str, out: Path | None = None) -> Path:
         return _fetch_known(name, out)
     except AlreadyDone as done:
         return done.out
-
-
-def home() -> Path:
-    """Where fetched things live."""
-    return Path(os.environ.get("LUBAN_HOME") or Path.home() / ".cache" / "luban")
 
 
 def _fetch_known(name: str, out: Path | None) -> Path:

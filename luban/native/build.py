@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from luban.errors import MachineError
-from luban.folder import atomic_file
+from luban.folder import atomic_file, home
 from luban.native.unicode import tables_header
 
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-march=native", "-Wall", "-Wextra")
@@ -49,14 +49,19 @@ def load(source: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(place))
 
 
-def pointer(array: np.ndarray, dtype: np.dtype | type) -> ctypes.c_void_p:
-    """The address of `array`'s first element, for a C++ function; it must be contiguous and of `dtype`.
+class Pointer(ctypes.c_void_p):
+    """An address that keeps its array alive, so that a temporary may be passed."""
 
-    The pointer keeps the array alive, so a temporary may be passed.
-    """
+    array: np.ndarray
+
+
+def pointer(array: np.ndarray, dtype: np.dtype | type) -> Pointer:
+    """The address of `array`'s first element, for a C++ function; it must be contiguous and of `dtype`."""
     assert array.dtype == dtype, f"{array.dtype}, not {dtype}"
     assert array.flags.c_contiguous
-    return array.ctypes.data_as(ctypes.c_void_p)
+    address = Pointer(array.ctypes.data)
+    address.array = array
+    return address
 
 
 def find_compiler() -> tuple[str, ...]:
@@ -74,7 +79,7 @@ def find_compiler() -> tuple[str, ...]:
 
 def cache() -> Path:
     """Where compiled libraries live: `native` in $LUBAN_HOME, else in ~/.cache/luban."""
-    return Path(os.environ.get("LUBAN_HOME") or Path.home() / ".cache" / "luban") / "native"
+    return home() / "native"
 
 
 def _compile(source: Path, place: Path, compiler: tuple[str, ...]) -> None:

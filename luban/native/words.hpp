@@ -1,4 +1,4 @@
-// The one rule for what a word is, used by filters, shingles, windows, features and language models alike.
+// The one rule for what a word is, used by filters, windows and language models alike.
 //
 // English rules, so that counts of words agree with spaCy's (which datatrove's filters use): white space parts
 // chunks; signs come off a chunk's ends one by one; what is left parts at hyphens between letters and the like,
@@ -230,6 +230,18 @@ inline uint64_t mix(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+// Fewer than 8 bytes as a number, without a loop over them: loads that overlap agree where they do.
+inline uint64_t load_few(const uint8_t* bytes, size_t count) {
+    if (count >= 4) {
+        uint32_t first, last;
+        __builtin_memcpy(&first, bytes, 4);
+        __builtin_memcpy(&last, bytes + count - 4, 4);
+        return first | (uint64_t)last << 8 * (count - 4);
+    }
+    if (!count) return 0;
+    return bytes[0] | (uint64_t)bytes[count / 2] << 8 * (count / 2) | (uint64_t)bytes[count - 1] << 8 * (count - 1);
+}
+
 inline uint64_t hash_bytes(const uint8_t* bytes, size_t count, uint64_t seed = 0x9E3779B97F4A7C15ull) {
     uint64_t state = seed ^ (count * 0xA0761D6478BD642Full);
     for (; count >= 8; bytes += 8, count -= 8) {
@@ -237,9 +249,7 @@ inline uint64_t hash_bytes(const uint8_t* bytes, size_t count, uint64_t seed = 0
         __builtin_memcpy(&block, bytes, 8);
         state = mix(state ^ block, 0xE7037ED1A0B428DBull);
     }
-    uint64_t last = 0;
-    __builtin_memcpy(&last, bytes, count);
-    return mix(state ^ last ^ 0x8EBC6AF09C88C6E3ull, 0x589965CC75374CC3ull);
+    return mix(state ^ load_few(bytes, count) ^ 0x8EBC6AF09C88C6E3ull, 0x589965CC75374CC3ull);
 }
 
 // The hash of a word in lower case.

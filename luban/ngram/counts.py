@@ -1,4 +1,4 @@
-"""Counts of n-grams of integer ids, sorted in chunks that fit the memory and merged on disk.
+"""Counts of n-grams of integer ids: sorted in chunks that fit the memory, merged on disk, read order by order.
 
 Ids are 1 to 2^25 - 1: `UNKNOWN`, `START` and `END` first, then words. Sentences end with `END`; `START` is
 understood before each. One sorted array of the longest n-grams, backwards, holds the counts of all orders.
@@ -23,17 +23,21 @@ LARGEST = 2**25 - 1
 LONGEST = 5
 """The highest order: five ids fill a key."""
 BYTES_PER_ID = 64
-"""What sorting takes: the id, two copies of its key, the joined key and its count."""
+"""What sorting takes: the id, its key twice at most, its count; and room for what one order's figures take."""
 
 
 @dataclass(frozen=True)
 class Order:
     """All n-grams of one order, sorted by their last word, then the one before it, ..."""
 
-    rows: np.ndarray  # uint32 [n-grams]: the row of the sorted keys where each begins
-    occurrences: np.ndarray  # uint32 [n-grams]
-    adjusted: np.ndarray  # uint32 [n-grams]: different words before it; occurrences if highest or after <s>
+    firsts: np.ndarray  # uint32 [n-grams]: the id of the first word
     suffixes: np.ndarray  # uint32 [n-grams]: the index, one order below, of the n-gram without its first word
+    adjusted: np.ndarray  # uint32 [n-grams]: different words before it; occurrences if highest or after <s>
+    kept: np.ndarray  # bool [n-grams]: whether it occurred often enough
+
+    def only_kept(self) -> Order:
+        """Those that occurred often enough; suffixes still count all of the order below."""
+        return Order(*(each[self.kept] for each in (self.firsts, self.suffixes, self.adjusted, self.kept)))
 
 
 class Counter:
@@ -45,7 +49,7 @@ class Counter:
         self.order, self.ids, self.sentences = order, 0, 0
         self._folder = folder
         self._chunk = max(memory // BYTES_PER_ID, 1 << 10)
-        self._waiting: list[np.ndarray] = []
+        self._waiting = np.empty(self._chunk, np.uint32)  # unwritten pages cost no memory
         self._waits = 0
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -55,39 +59,38 @@ class Counter:
         assert not len(ids) or ids[-1] == END
         self.ids += len(ids)
         self.sentences += int((ids == END).sum())
-        if self._waits + len(ids) > self._chunk:
+        if self._waits + len(ids) > len(self._waiting):
             self._sort(keep=False)
-        self._waiting.append(ids)
+        if len(ids) > len(self._waiting):
+            self._waiting = np.empty(len(ids), np.uint32)
+        self._waiting[self._waits : self._waits + len(ids)] = ids
         self._waits += len(ids)
 
-    def orders(self) -> tuple[np.ndarray, list[Order]]:
-        """The sorted keys [n-grams, 2] uint64 of the highest order, and the counts of each order; only once.
+    def counts(self) -> Counts:
+        """What was counted; only once.
 
         Raises ConfigError for 2^32 words or more: a count might not fit.
         """
         if self.ids >= 2**32:
             raise ConfigError(f"{self.ids:,} words are too many", hint="a part of the text does as well")
         self._sort(keep=not self._runs)
+        self._waiting = np.empty(0, np.uint32)
         keys, counts = self._runs[0] if len(self._runs) == 1 else self._merge()
         self._runs = []
-        return keys, _split(keys, counts, self.order)
+        return Counts(keys, counts, self.order)
 
     def _sort(self, *, keep: bool) -> None:
         """Make one sorted run of what waits: in memory, or in files."""
-        ids = np.concatenate(self._waiting) if self._waiting else np.zeros(0, np.uint32)
-        self._waiting, self._waits = [], 0
-        work = np.empty((2 * len(ids), 2), np.uint64)
-        keys, counts = np.empty((len(ids), 2), np.uint64), np.empty(len(ids), np.uint32)
+        keys, counts = np.empty((self._waits, 2), np.uint64), np.empty(self._waits, np.uint32)
         size = _kernel().sort_ngrams(
-            pointer(ids, np.uint32),
-            ctypes.c_int64(len(ids)),
+            pointer(self._waiting, np.uint32),
+            ctypes.c_int64(self._waits),
             self.order,
-            pointer(work, np.uint64),
             pointer(keys, np.uint64),
             pointer(counts, np.uint32),
         )
-        del work
-        run = (keys[:size].copy(), counts[:size].copy())
+        self._waits = 0
+        run = (keys[:size], counts[:size])
         self._runs.append(run if keep else self._put_away(run))
 
     def _put_away(self, run: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -118,45 +121,72 @@ class Counter:
         return keys[:size], counts[:size]
 
 
-def contexts(keys: np.ndarray, n: int, longer: Order, shorter: Order) -> np.ndarray:
-    """For each n-gram (n > 2), the index one order below of its context: all but its last word."""
-    found = np.empty(len(longer.rows), np.uint32)
+class Counts:
+    """The n-grams of the highest order, sorted and counted; `read` gives those of any order."""
+
+    def __init__(self, keys: np.ndarray, counts: np.ndarray, order: int) -> None:
+        self.order = order
+        self._keys, self._counts = keys, counts
+        self._shared, self._sizes = np.empty(len(keys), np.uint8), np.zeros(order, np.int64)
+        _kernel().compare_neighbours(
+            pointer(keys, np.uint64),
+            ctypes.c_int64(len(keys)),
+            order,
+            pointer(self._shared, np.uint8),
+            pointer(self._sizes, np.int64),
+        )
+
+    def read(self, n: int, *, limit: int) -> Order:
+        """The n-grams of `n` words, and which of them occurred more than `limit` times."""
+        size = self._sizes[n - 1]
+        order = Order(*(np.empty(size, dtype) for dtype in (np.uint32, np.uint32, np.uint32, np.bool_)))
+        _kernel().read_order(
+            pointer(self._keys, np.uint64),
+            pointer(self._counts, np.uint32),
+            pointer(self._shared, np.uint8),
+            ctypes.c_int64(len(self._keys)),
+            n,
+            n == self.order,
+            ctypes.c_uint32(min(limit, 2**32 - 1)),
+            pointer(order.firsts, np.uint32),
+            pointer(order.suffixes, np.uint32),
+            pointer(order.adjusted, np.uint32),
+            pointer(order.kept, np.bool_),
+        )
+        return order
+
+    def ids(self, n: int, kept: np.ndarray) -> np.ndarray:
+        """The ids [n-grams, n] of the n-grams of `n` words that are `kept`, first word first."""
+        ids = np.empty((np.count_nonzero(kept), n), np.uint32)
+        _kernel().unpack(
+            pointer(self._keys, np.uint64),
+            pointer(self._shared, np.uint8),
+            ctypes.c_int64(len(self._keys)),
+            n,
+            pointer(kept, np.bool_),
+            pointer(ids, np.uint32),
+        )
+        return ids
+
+
+def find_contexts(longer: Order, shorter: Order, shorter_contexts: np.ndarray, lower: int) -> np.ndarray:
+    """For each n-gram (n > 2), the index one order below of its context: all but its last word.
+
+    `shorter_contexts` are those of the order below, as indices of the `lower` n-grams below that.
+    """
+    found = np.empty(len(longer.firsts), np.uint32)
     _kernel().find_contexts(
-        pointer(keys, np.uint64),
-        n,
-        pointer(longer.rows, np.uint32),
-        ctypes.c_int64(len(longer.rows)),
-        pointer(shorter.rows, np.uint32),
-        ctypes.c_int64(len(shorter.rows)),
+        pointer(longer.firsts, np.uint32),
+        pointer(longer.suffixes, np.uint32),
+        ctypes.c_int64(len(found)),
+        pointer(shorter_contexts, np.uint32),
+        pointer(shorter.firsts, np.uint32),
+        pointer(shorter.suffixes, np.uint32),
+        ctypes.c_int64(len(shorter.firsts)),
+        ctypes.c_int64(lower),
         pointer(found, np.uint32),
     )
     return found
-
-
-def unpack(keys: np.ndarray, n: int, rows: np.ndarray) -> np.ndarray:
-    """The ids [n-grams, n] of the n-grams that begin at `rows`, first word first."""
-    ids = np.empty((len(rows), n), np.uint32)
-    count = ctypes.c_int64(len(rows))
-    _kernel().unpack(pointer(keys, np.uint64), n, pointer(rows, np.uint32), count, pointer(ids, np.uint32))
-    return ids
-
-
-def _split(keys: np.ndarray, counts: np.ndarray, order: int) -> list[Order]:
-    sizes = np.zeros(order, np.int64)
-    rows = ctypes.c_int64(len(keys))
-    _kernel().count_orders(pointer(keys, np.uint64), rows, order, pointer(sizes, np.int64))
-    orders = [Order(*(np.empty(size, np.uint32) for _ in range(4))) for size in sizes]
-    _kernel().split_orders(
-        pointer(keys, np.uint64),
-        pointer(counts, np.uint32),
-        rows,
-        order,
-        _addresses([each.rows for each in orders]),
-        _addresses([each.occurrences for each in orders]),
-        _addresses([each.adjusted for each in orders]),
-        _addresses([each.suffixes for each in orders]),
-    )
-    return orders
 
 
 def _addresses(arrays: Sequence[np.ndarray]) -> ctypes.Array[ctypes.c_void_p]:

@@ -6,17 +6,19 @@ every count (three sizes of discount) and gives it to the order below; the lowes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from luban.errors import ConfigError
-from luban.ngram.counts import END, START, Counter, Order, contexts, unpack
+from luban.native import load, pointer
+from luban.ngram.counts import END, START, Counter, Order, find_contexts
 
 FALLBACK = (0.5, 1.0, 1.5)
 """The discounts of an order whose counts of counts allow no estimate (a tiny or repeated text)."""
-BLOCK = 1 << 22
 NOTHING = np.zeros(0, np.uint32)
 IMPOSSIBLE = -99.0
 """The log10 of 0, as ARPA files write it."""
@@ -53,26 +55,25 @@ def estimate(
     and the unknown word as in Heafield et al. 2013 (lmplz).
     """
     limits = check_prune(prune, counter.order)
-    keys, orders = counter.orders()
-    _spread_words(keys, orders, words + END)
-    discounts = [discounts_of(order.adjusted) for order in orders]
+    counts = counter.counts()
     grams: list[Grams] = []
-    kept = np.ones(1, bool)
-    shorter = np.full(1, 1 / (words + END - 1))  # knowing nothing: all ids alike but START
-    for n, (discount, limit) in enumerate(zip(discounts, limits, strict=True), 1):
-        order = orders[n - 1]
-        before, kept = kept, (order.occurrences > limit) | (n == 1)
-        context = _contexts_of(keys, n, orders)
-        total, freed = _shares(order, kept, context, discount, count=len(shorter) if n > 1 else 1)
-        backoff = np.divide(freed, total, out=np.ones_like(freed), where=total > 0)
-        if n > 1:
-            grams[-1] = replace(grams[-1], backoff=_log10(backoff[before]))
-        shorter = _interpolate(order, context, discount, backoff, total, shorter)
+    discounts: list[Discounts] = []
+    shorter = _nothing(1 / (words + END - 1))  # knowing nothing: all ids alike but START
+    for n, limit in enumerate(limits, 1):
+        order = counts.read(n, limit=limit) if n > 1 else _spread(counts.read(1, limit=0), words + END)
+        ids = counts.ids(n, order.kept) if n > 1 else order.firsts[:, None]
+        discounts.append(discounts_of(order.adjusted))
+        contexts = _contexts_of(order, n, shorter)
+        shorter = shorter.without_words()
+        level, backoff = _build_on(shorter, order, contexts, discounts[-1], last=n == counter.order)
         if n == 1:
-            shorter[START - 1] = 0.0
-        ids = _ids_of(keys, n, order, kept)
-        grams.append(Grams(ids, _log10(shorter[kept]), np.zeros(len(ids), np.float32)))
-        orders[n - 1] = Order(order.rows, NOTHING, NOTHING, NOTHING)  # gives memory back
+            level.probability[START - 1] = 0.0
+        else:
+            grams[-1] = replace(grams[-1], backoff=_log10(backoff))
+        logp = _log10(level.probability[level.order.kept])
+        grams.append(Grams(ids, logp, np.zeros(len(ids), np.float32)))
+        shorter = level
+        del order, contexts, level  # gives memory back before the next order is read
     return grams, discounts
 
 
@@ -99,64 +100,101 @@ def discounts_of(adjusted: np.ndarray) -> Discounts:
     return Discounts(values, estimated=True)
 
 
-def _spread_words(keys: np.ndarray, orders: list[Order], size: int) -> None:
-    """Index the unigrams by id - 1, with count 0 for those that no sentence holds."""
-    seen = unpack(keys, 1, orders[0].rows)[:, 0] - 1
-    dense = {name: np.zeros(size, np.uint32) for name in ("occurrences", "adjusted")}
-    for name, counts in dense.items():
-        counts[seen] = getattr(orders[0], name)
-    nothing = np.zeros(size, np.uint32)
-    orders[0] = Order(nothing, dense["occurrences"], dense["adjusted"], nothing)
-    if len(orders) > 1:
-        orders[1] = replace(orders[1], suffixes=seen[orders[1].suffixes])
+@dataclass(frozen=True)
+class _Level:
+    """What the next order builds on."""
+
+    order: Order
+    contexts: np.ndarray  # uint32 [n-grams]: index of each one's context in the order below
+    probability: np.ndarray  # float64 [n-grams]
+    below: int
+    """How many n-grams the order below has."""
+
+    def without_words(self) -> _Level:
+        """What is left of use when the contexts of the next order are found: it gives memory back."""
+        kept = Order(NOTHING, NOTHING, NOTHING, self.order.kept)
+        return replace(self, order=kept, contexts=NOTHING)
 
 
-def _contexts_of(keys: np.ndarray, n: int, orders: list[Order]) -> np.ndarray:
+@dataclass(frozen=True)
+class _Shares:
+    """Of each context."""
+
+    total: np.ndarray  # uint32 [contexts]: the sum of its counts
+    backoff: np.ndarray  # float64 [contexts]: how much of it goes to the order below
+
+
+def _nothing(probability: float) -> _Level:
+    """The one n-gram of no word."""
+    zero = np.zeros(1, np.uint32)
+    return _Level(Order(zero, zero, zero, np.ones(1, np.bool_)), zero, np.array([probability]), below=0)
+
+
+def _spread(words: Order, size: int) -> Order:
+    """The unigrams at the index of their id - 1, with count 0 for those that no sentence holds; all are kept."""
+    adjusted, ids = np.zeros(size, np.uint32), np.arange(1, size + 1, dtype=np.uint32)
+    adjusted[words.firsts - 1] = words.adjusted
+    return Order(ids, np.zeros(size, np.uint32), adjusted, np.ones(size, np.bool_))
+
+
+def _contexts_of(order: Order, n: int, shorter: _Level) -> np.ndarray:
     """Each n-gram's context as an index of the order below."""
     if n == 1:
-        return orders[0].suffixes
+        return np.zeros(len(order.firsts), np.uint32)
     if n == 2:
-        return unpack(keys, 2, orders[1].rows)[:, 0] - 1
-    return contexts(keys, n, orders[n - 1], orders[n - 2])
+        return order.firsts - np.uint32(1)
+    return find_contexts(order, shorter.order, shorter.contexts, shorter.below)
 
 
-def _ids_of(keys: np.ndarray, n: int, order: Order, kept: np.ndarray) -> np.ndarray:
-    if n == 1:
-        return np.arange(1, len(kept) + 1, dtype=np.uint32)[:, None]
-    return unpack(keys, n, order.rows[kept])
+def _build_on(
+    shorter: _Level, order: Order, contexts: np.ndarray, discounts: Discounts, *, last: bool
+) -> tuple[_Level, np.ndarray]:
+    """The level of `order`, of what is kept only if it is the last one, and the back-offs of the kept n-grams below."""
+    shares = _share(order, contexts, discounts, count=len(shorter.probability))
+    if last:
+        order, contexts = order.only_kept(), contexts[order.kept]
+    probability = _interpolate(order, contexts, discounts, shares, shorter.probability)
+    level = _Level(replace(order, adjusted=NOTHING), contexts, probability, below=len(shorter.probability))
+    return level, shares.backoff[shorter.order.kept]
 
 
-def _shares(
-    order: Order, kept: np.ndarray, context: np.ndarray, discount: Discounts, *, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Per context, the sum of its counts, and how much of it goes to the order below."""
-    total, freed = np.zeros(count), np.zeros(count)
-    for rows in _blocks(len(context)):
-        counts = order.adjusted[rows].astype(np.float64)
-        np.add.at(total, context[rows], counts)
-        np.add.at(freed, context[rows], np.where(kept[rows], _taken(counts, discount), counts))
-    return total, freed
+def _share(order: Order, contexts: np.ndarray, discounts: Discounts, *, count: int) -> _Shares:
+    shares = _Shares(np.zeros(count, np.uint32), np.zeros(count))
+    _kernel().share(
+        pointer(order.adjusted, np.uint32),
+        pointer(order.kept, np.bool_),
+        pointer(contexts, np.uint32),
+        ctypes.c_int64(len(contexts)),
+        _taken(discounts),
+        pointer(shares.total, np.uint32),
+        pointer(shares.backoff, np.float64),
+        ctypes.c_int64(count),
+    )
+    return shares
 
 
 def _interpolate(
-    order: Order,
-    context: np.ndarray,
-    discount: Discounts,
-    backoff: np.ndarray,
-    total: np.ndarray,
-    shorter: np.ndarray,
+    order: Order, contexts: np.ndarray, discounts: Discounts, shares: _Shares, shorter: np.ndarray
 ) -> np.ndarray:
     """Each n-gram's probability: its own discounted share, and its context's back-off times its suffix's."""
-    probability = np.empty(len(context))
-    for rows in _blocks(len(context)):
-        counts, at = order.adjusted[rows].astype(np.float64), context[rows]
-        own = (counts - _taken(counts, discount)) / total[at]
-        probability[rows] = own + backoff[at] * shorter[order.suffixes[rows]]
+    probability = np.empty(len(contexts))
+    _kernel().interpolate(
+        pointer(order.adjusted, np.uint32),
+        pointer(contexts, np.uint32),
+        pointer(order.suffixes, np.uint32),
+        ctypes.c_int64(len(contexts)),
+        _taken(discounts),
+        pointer(shares.total, np.uint32),
+        pointer(shares.backoff, np.float64),
+        pointer(shorter, np.float64),
+        pointer(probability, np.float64),
+    )
     return probability
 
 
-def _taken(counts: np.ndarray, discount: Discounts) -> np.ndarray:
-    return np.array([0.0, *discount.values])[np.minimum(counts, 3).astype(np.intp)]
+def _taken(discounts: Discounts) -> ctypes.c_void_p:
+    """What counts of 0, 1, 2, and 3 or more lose."""
+    return pointer(np.array([0.0, *discounts.values]), np.float64)
 
 
 def _log10(values: np.ndarray) -> np.ndarray:
@@ -164,5 +202,5 @@ def _log10(values: np.ndarray) -> np.ndarray:
         return np.maximum(np.log10(values), IMPOSSIBLE).astype(np.float32)
 
 
-def _blocks(size: int) -> Iterator[slice]:
-    return (slice(begin, begin + BLOCK) for begin in range(0, size, BLOCK))
+def _kernel() -> ctypes.CDLL:
+    return load(Path(__file__).with_name("kneser_ney.cpp"))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
+import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from luban.data.classifier import Config, auc, calibration
 from luban.data.step import Packed
 from luban.errors import DataError
 from luban.fetch import bible
+from luban.native.unicode import IDEOGRAPHS
 from tests.data.test_ngram import documents
 
 WEB = Path(luban.__file__).parent / "fetch" / "web.tsv.gz"
@@ -112,6 +116,59 @@ def test_features_are_words_and_neighbours_whatever_the_case() -> None:
     assert [one[0][0], 2] in three
     assert [two[0][0], 1] in three
     assert len(three) == 4  # cat, dog, cat dog, dog cat
+
+
+def words_of(text: str) -> list[str]:
+    """The words by the rule itself, character by character: runs of letters and digits, runs of a sign, ideographs."""
+    words: list[str] = []
+    before = ""
+    for character in text:
+        sign = unicodedata.category(character)[0] not in "LNM"
+        ideograph = character.isalpha() and any(low <= ord(character) <= high for low, high in IDEOGRAPHS)
+        kind = "" if character.isspace() else character if sign and character.isascii() else "run"
+        kind = "alone" if kind == "run" and (sign or ideograph) else kind
+        if kind and kind == before != "alone":
+            words[-1] += character
+        elif kind:
+            words.append(character)
+        before = kind
+    return words
+
+
+def visible(word: str) -> str:
+    return "".join(each for each in word if each > " " and not each.isspace())
+
+
+PIECES = ["word", "_", "--", "...", " ", "\t", "7", "é", "鲁", "班", "。", "“", "\u00a0", "\u0301", "x" * 17]
+MIXED = st.one_of(st.text(max_size=90), st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
+
+
+@given(MIXED.map(lambda text: text.encode("utf-8", "ignore").decode()))
+def test_words_are_runs_of_letters_and_digits_runs_of_a_sign_and_ideographs(text: str) -> None:
+    text = "".join(each.lower() if len(each.lower()) == 1 else each for each in text)
+    words = words_of(re.sub("[0-9]", "0", text))
+    features = linear.Features.of([Packed.of([text])], bits=24)
+    assert features.counted[:, 1].sum() == max(0, 2 * len(words) - 1)
+    spelt = linear._spell(Packed.of([text]), features.counted[:, 0], 24)
+    pairs = [one + two for one, two in pairwise(words)]
+    assert {visible(word) for word in spelt.values()} <= {visible(word) for word in [*words, *pairs]}
+
+
+def test_every_letter_of_a_word_decides_on_its_bucket() -> None:
+    words = [f"{'a' * at}b{'a' * (size - at - 1)}" for size in range(1, 41) for at in range(size)]
+    features = linear.Features.of([Packed.of(words)], bits=24)
+    assert len(set(features.counted[:, 0].tolist())) == len(words) == len(features.counted)
+
+
+@pytest.mark.parametrize("bits", [9, 18, 24])
+def test_counted_features_are_in_order_and_complete_whatever_their_number(bits: int) -> None:
+    chance = random.Random(0)
+    texts = [" ".join(f"w{chance.choice('abcdefgh')}" for _ in range(size)) for size in (1, 9, 300, 20000)]
+    features = linear.Features.of([Packed.of(texts)], bits=bits)
+    for size, begin, end in zip((1, 9, 300, 20000), [0, *features.ends], features.ends, strict=False):
+        buckets, times = features.counted[begin:end].T
+        assert (np.diff(buckets.astype(np.int64)) > 0).all()
+        assert times.sum() == 2 * size - 1
 
 
 @given(st.lists(st.text(max_size=60), max_size=6))

@@ -39,7 +39,7 @@ def library() -> tuple[object, object]:
     built = load(Path(__file__).with_name("words.cpp"))
     for name in ("words_quick", "words_careful"):
         getattr(built, name).restype = c_int64
-    built.hash_of.restype = c_uint64
+    built.hash_of.restype = built.key_of.restype = c_uint64
     return built.words_quick, built.words_careful
 
 
@@ -163,3 +163,25 @@ def test_the_hash_of_a_word_ignores_case() -> None:
         buffer = np.frombuffer(word.encode(), np.uint8)
         hashes.append(hash_of(pointer(buffer, np.uint8), c_int64(len(buffer))))
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("size", range(20))
+def test_the_hash_of_bytes_is_that_of_whole_blocks_and_what_is_left(size: int) -> None:
+    """Saved language models hold these numbers."""
+
+    def mix(one: int, two: int) -> int:
+        return (one * two ^ one * two >> 64) % 2**64
+
+    library()
+    text = bytes(range(200, 200 + size))
+    state = 0x9E3779B97F4A7C15 ^ size * 0xA0761D6478BD642F % 2**64
+    blocks = [int.from_bytes(text[at : at + 8], "little") for at in range(0, size, 8)]
+    left = blocks.pop() if size % 8 else 0
+    for block in blocks:
+        state = mix(state ^ block, 0xE7037ED1A0B428DB)
+    expected = mix(state ^ left ^ 0x8EBC6AF09C88C6E3, 0x589965CC75374CC3)
+    buffer = np.frombuffer(text or b" ", np.uint8)
+    assert (
+        load(Path(__file__).with_name("words.cpp")).key_of(pointer(buffer, np.uint8), c_int64(size))
+        == expected
+    )

@@ -24,3 +24,4 @@ int64_t spans(const uint8_t* text, int64_t bytes, int64_t* rows) {
 LUBAN_EXPORT int64_t words_quick(const uint8_t* text, int64_t bytes, int64_t* rows) { return spans<Words>(text, bytes, rows); }
 LUBAN_EXPORT int64_t words_careful(const uint8_t* text, int64_t bytes, int64_t* rows) { return spans<CarefulWords>(text, bytes, rows); }
 LUBAN_EXPORT uint64_t hash_of(const uint8_t* text, int64_t bytes) { return hash_lower({text, text + bytes, 0, 0}); }
+LUBAN_EXPORT uint64_t key_of(const uint8_t* bytes, int64_t count) { return hash_bytes(bytes, count); }

@@ -9,7 +9,7 @@ from typing import Any
 from luban import __version__
 from luban.data.card.facts import Amount, Facts
 from luban.data.card.layout import flow, histogram, treemap
-from luban.folder import write_text
+from luban.folder import home, write_text
 
 TEMPLATES = Path(__file__).parent
 SHOWN = 700
@@ -40,8 +40,11 @@ def render(facts: Facts, template: str) -> str:
     """The text of `page.html` or `card.md`."""
     import jinja2
 
+    compiled = home() / "templates"  # compiling them takes longer than filling them in
+    compiled.mkdir(parents=True, exist_ok=True)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
+        bytecode_cache=jinja2.FileSystemBytecodeCache(str(compiled)),
         autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

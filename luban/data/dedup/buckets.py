@@ -7,6 +7,7 @@ memory allowed changes what is found.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,16 @@ class Buckets:
 
     rows: np.ndarray  # int64 [rows]
     starts: np.ndarray  # int64 [buckets + 1]
+
+    def split(self, costs: np.ndarray, most: int) -> Iterator[Buckets]:
+        """The same buckets in runs whose rows together cost up to `most`; a bucket that costs more is a run alone."""
+        before = np.concatenate(([0], np.cumsum(costs)))[self.starts]
+        begin, count = 0, len(self.starts) - 1
+        while begin < count:
+            end = max(begin + 1, int(np.searchsorted(before, before[begin] + most, side="right")) - 1)
+            first, last = self.starts[begin], self.starts[end]
+            yield Buckets(self.rows[first:last], self.starts[begin : end + 1] - first)
+            begin = end
 
 
 def buckets(
@@ -61,9 +72,18 @@ def working_folder(decisions: Sequence[Path]) -> Iterator[Path]:
 
 
 def save(path: Path, rows: np.ndarray) -> None:
-    """Write an array as `.npy`, whole or not at all."""
-    with atomic_file(path) as work, work.open("wb") as file:
+    """Write an array as `.npy`, whole or not at all but for a power cut, which `is_saved` sees."""
+    with atomic_file(path, durable=False) as work, work.open("wb") as file:
         np.save(file, rows)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether there is an array in the file, all of it."""
+    try:
+        opened(path)
+    except (OSError, EOFError, ValueError):  # missing; empty; shorter than its head says
+        return False
+    return True
 
 
 def joined(parts: Parts, name: str, folder: Path) -> np.ndarray:
@@ -79,7 +99,17 @@ def joined(parts: Parts, name: str, folder: Path) -> np.ndarray:
             rows = array[start : start + step]
             whole[..., at : at + len(rows)] = rows.T
             at += len(rows)
+        release(whole)
     return whole
+
+
+def release(mapped: np.ndarray) -> None:
+    """Let go of the memory that the file behind an array or a view fills; touched again, it is read again."""
+    owner = mapped
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def opened(path: Path) -> np.ndarray:
@@ -102,6 +132,7 @@ def _in_range(
         chunk = chunk if transform is None else transform(chunk)
         inside = np.flatnonzero((chunk >= np.uint64(low)) & (chunk <= np.uint64(high)))
         found.append((inside + start, chunk[inside]))
+        release(keys)
     return np.concatenate([rows for rows, _ in found]), np.concatenate([chunk for _, chunk in found])
 
 

@@ -6,7 +6,7 @@ SlimPajama and FineWeb do too; verification vouches for each link, not for both 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import CDLL, c_double, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from luban import native
-from luban.data.dedup.buckets import Buckets, Parts, joined, opened, part_starts, save
+from luban.data.dedup.buckets import Buckets, Parts, joined, opened, part_starts, release, save
 from luban.data.step import Batch, Drop, Outcome
 from luban.errors import DataError
 from luban.native import pointer
@@ -25,6 +25,10 @@ WINDOW = 16
 In larger ones only chains of duplicates further apart than this, with nothing alike between, can be missed, and
 only if no other band brings them together; the cost per document stays bounded.
 """
+
+
+AROUND = 1 << 16
+"""Bytes that the system may map around what is touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,14 @@ class Sets:
             own = counts[start:stop]
             addresses[start:stop] = shingles.ctypes.data + shingles.itemsize * (np.cumsum(own) - own)
         return cls(addresses, counts, maps)
+
+    def pieces(self, found: Buckets, most: int) -> Iterator[Buckets]:
+        """The buckets again, so many at a time that their sets fill up to `most` bytes; then these are let go."""
+        costs = self.counts[found.rows] * np.dtype(np.uint32).itemsize + AROUND
+        for piece in found.split(costs, most):
+            yield piece
+            for mapped in (self.addresses, self.counts, *self.maps):
+                release(mapped)
 
 
 class Forest:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from luban.data.dedup.buckets import Parts, buckets, joined, part_starts, save, working_folder
+from luban.data.dedup.buckets import Buckets, Parts, buckets, joined, part_starts, save, working_folder
 from luban.data.dedup.components import Sets, match_marked, write_decisions
 from luban.data.dedup.exact import digests
-from luban.data.dedup.minhash import MinHash
+from luban.data.dedup.minhash import SHARE_OF_SETS, MinHash
 from luban.data.step import Batch, Drop, Outcome
 
 
@@ -52,11 +52,17 @@ class Crossing:
             sets = Sets.of(parts, folder) if self.near.verify else None
             for band in joined(parts, "keys", folder):
                 for found in buckets(band, memory=rest):
-                    match_marked(match, held, found, sets, self.near.threshold)
+                    self._match_near(match, held, found, sets, rest // SHARE_OF_SETS)
             starts = part_starts(parts, "holdout")
             write_decisions(decisions, starts, match)
             for path, start, stop in zip(decisions, starts[:-1], starts[1:], strict=True):
                 save(path, np.column_stack([np.load(path), near[start:stop]]))
+
+    def _match_near(
+        self, match: np.ndarray, held: np.ndarray, found: Buckets, sets: Sets | None, most: int
+    ) -> None:
+        for piece in sets.pieces(found, most) if sets else (found,):
+            match_marked(match, held, piece, sets, self.near.threshold)
 
     def apply(self, batch: Batch, decisions: np.ndarray) -> list[Outcome]:
         own = decisions[batch.first : batch.first + len(batch.documents)].tolist()

@@ -19,6 +19,9 @@ from luban.data.dedup.signatures import band_keys, signatures
 from luban.data.step import Batch, Outcome
 from luban.errors import ConfigError
 
+SHARE_OF_SETS = 4
+"""Shingle sets that are compared take up to a fourth of the memory at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MinHash:
@@ -74,19 +77,21 @@ class MinHash:
             ranks = joined(parts, "ranks", folder)
             forest = Forest(len(ranks))
             sets = Sets.of(parts, folder) if self.verify else None
+            rest = memory - forest.parent.nbytes
             for band in joined(parts, "keys", folder):
-                for found in buckets(band, memory=memory - forest.parent.nbytes):
-                    self._unite(forest, found, sets)
+                for found in buckets(band, memory=rest):
+                    self._unite(forest, found, sets, rest // SHARE_OF_SETS)
             write_decisions(decisions, part_starts(parts, "ranks"), forest.keepers(ranks))
 
     def apply(self, batch: Batch, decisions: np.ndarray) -> list[Outcome]:
         return drop_copies(batch, decisions, "near_duplicate")
 
-    def _unite(self, forest: Forest, found: Buckets, sets: Sets | None) -> None:
-        if sets:
-            forest.unite_similar(found, sets, self.threshold)
-        else:
+    def _unite(self, forest: Forest, found: Buckets, sets: Sets | None, most: int) -> None:
+        if sets is None:
             forest.unite_all(found)
+            return
+        for piece in sets.pieces(found, most):
+            forest.unite_similar(piece, sets, self.threshold)
 
     def _ranks(self, batch: Batch) -> np.ndarray:
         if self.score is None:

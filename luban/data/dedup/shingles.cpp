@@ -31,6 +31,45 @@ uint64_t hash_word(const Word& word, const uint8_t* end) {
     return mix(state, 0x589965CC75374CC3ull);
 }
 
+struct Table {
+    bool joins[128] = {};
+    Table() {
+        for (int byte = 0; byte < 128; byte++) joins[byte] = class_of(byte) & (LETTER | DIGIT);
+    }
+};
+const Table ASCII;
+
+// Hands out runs of letters, figures and marks; all else parts them, and an ideograph is a word of its own. Simpler
+// than `Words`: "os.path.join", "well-known" and "don't" are read alike whatever stands around them.
+class Runs {
+  public:
+    Runs(const uint8_t* text, size_t bytes) : at_(text), end_(text + bytes) {}
+
+    bool next(Word& word) {
+        const uint8_t *begin = at_, *after = at_;
+        uint8_t kind = 0;
+        while (!kind) {
+            if (at_ == end_) return false;
+            begin = after = at_;
+            kind = read(after);
+            at_ = after;
+        }
+        while (kind != IDEOGRAPH && at_ < end_ && read(after) == LETTER) at_ = after;
+        word = {begin, at_, 0, kind};
+        return true;
+    }
+
+  private:
+    const uint8_t *at_, *end_;
+
+    // Moves past a character; LETTER if it joins others to a word, IDEOGRAPH if it is one, 0 if it parts words.
+    static uint8_t read(const uint8_t*& at) {
+        if (*at < 0x80) return ASCII.joins[*at++] ? LETTER : 0;
+        uint8_t bits = class_of(next_character(at));
+        return bits & IDEOGRAPH ? IDEOGRAPH : bits & (LETTER | DIGIT | MARK) ? LETTER : 0;
+    }
+};
+
 uint64_t power(uint64_t base, int64_t exponent) {
     uint64_t result = 1;
     while (exponent--) result *= base;
@@ -39,7 +78,7 @@ uint64_t power(uint64_t base, int64_t exponent) {
 
 }  // namespace
 
-// Writes 32 bits per window of `size` words, in order; signs are no words. A text of fewer words is one window.
+// Writes 32 bits per window of `size` words, in order. A text of fewer words is one window.
 // `out` has room for one per byte of text. `counts[i]` is how many text i has; returns how many there are in all.
 LUBAN_EXPORT int64_t shingles(const uint8_t* buffer, const int64_t* starts, const int64_t* lengths, int64_t texts,
                               int64_t size, uint64_t* ring, uint32_t* out, int64_t* counts) {
@@ -47,12 +86,11 @@ LUBAN_EXPORT int64_t shingles(const uint8_t* buffer, const int64_t* starts, cons
     int64_t written = 0;
     for (int64_t i = 0; i < texts; i++) {
         const uint8_t* end = buffer + starts[i] + lengths[i];
-        Words words(buffer + starts[i], lengths[i]);
+        Runs words(buffer + starts[i], lengths[i]);
         Word word;
         uint64_t window = 0;
         int64_t seen = 0, slot = 0, first = written;
         while (words.next(word)) {
-            if (word.is_sign()) continue;
             uint64_t hash = hash_word(word, end);
             window = window * BASE + hash;
             if (seen >= size) window -= ring[slot] * leaving;

@@ -14,8 +14,9 @@ from luban.data.step import Packed
 def shingles(packed: Packed, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     """All texts' shingles end to end (uint32, in order, repeats kept), and how many each text has (int64).
 
-    Words are those of `luban/native/words.hpp` in lower case, signs left out. A text of fewer than `ngram` words
-    is one shingle; one without words has none.
+    Words are runs of letters and figures in lower case, and single ideographs; every sign parts them, so that
+    `os.path.join` is three, whatever stands around it. A text of fewer than `ngram` words is one shingle; one without
+    words has none.
     """
     library = native.load(Path(__file__).with_name("shingles.cpp"))
     library.shingles.restype = c_int64

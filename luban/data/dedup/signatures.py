@@ -15,14 +15,15 @@ LANES = 16
 """The kernel computes so many hash functions at once."""
 
 
-def signatures(items: np.ndarray, counts: np.ndarray, hashes: int) -> np.ndarray:
+def signatures(items: np.ndarray, counts: np.ndarray, hashes: int, *, seed: int = 0) -> np.ndarray:
     """Each text's smallest value under each of `hashes` functions; uint32 [texts, hashes].
 
     `items`, `counts`: what `shingles` returned. Function h takes a 32-bit shingle s to (s xor a_h) * b_h, a
     permutation as b_h is odd. Each function sees each shingle: 16 functions fill a vector, so 112 of them cost
     a small part of finding the words, and one-permutation hashing would save that part at the price of recall.
+    Another `seed` draws other functions; what they find differs only by chance.
     """
-    masks, factors = _functions(hashes)
+    masks, factors = _functions(hashes, seed)
     out = np.empty((len(counts), len(masks)), np.uint32)
     _library().signatures(
         native.pointer(items, np.uint32),
@@ -54,10 +55,11 @@ def band_keys(values: np.ndarray, counts: np.ndarray, *, bands: int, rows: int) 
 
 
 @functools.cache
-def _functions(hashes: int) -> tuple[np.ndarray, np.ndarray]:
-    """a and b of each function: always the same, rounded up to whole vectors."""
+def _functions(hashes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """a and b of each function: always the same of a seed, rounded up to whole vectors."""
     whole = -(-hashes // LANES) * LANES
-    drawn = [hashlib.shake_128(f"luban minhash {name}".encode()).digest(4 * whole) for name in "ab"]
+    names = [f"luban minhash {name}{seed or ''}" for name in "ab"]
+    drawn = [hashlib.shake_128(name.encode()).digest(4 * whole) for name in names]
     masks, factors = (np.frombuffer(digest, "<u4").astype(np.uint32) for digest in drawn)
     return masks, factors | np.uint32(1)
 

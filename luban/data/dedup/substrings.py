@@ -22,6 +22,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from luban import native
+from luban.data.dedup.buckets import save
 from luban.data.dedup.windows import cut_words, find_anchors
 from luban.data.step import Batch, Drop, Edit, Outcome
 
@@ -73,7 +74,7 @@ class Substrings:
             for records in self._buckets(parts, offsets, shared, Path(name), memory):
                 _mark(records, marks, keep_first=self.keep == "first")
             for part, offset, path in zip(parts, offsets[:-1], decisions, strict=True):
-                np.save(path, _stretches(marks, int(offset), _open(part, "sizes")[:, 0], self.words))
+                save(path, _stretches(marks, int(offset), _open(part, "sizes")[:, 0], self.words))
             del marks
 
     def apply(self, batch: Batch, decisions: np.ndarray) -> Sequence[Outcome]:

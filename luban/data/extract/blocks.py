@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,22 @@ SMALLEST_ROW = 3
 
 @dataclass(frozen=True)
 class Page:
-    """A page's blocks and nodes; each column is an int32 array."""
+    """A page's blocks and nodes, a row each."""
 
     text: bytes
-    blocks: dict[str, np.ndarray]
-    nodes: dict[str, np.ndarray]
+    block_rows: np.ndarray  # int32 [blocks, COLUMNS]
+    node_rows: np.ndarray  # int32 [nodes, NODE_COLUMNS]
     title: str
+
+    @cached_property
+    def blocks(self) -> dict[str, np.ndarray]:
+        """The blocks' columns by name."""
+        return dict(zip(COLUMNS, self.block_rows.T, strict=True))
+
+    @cached_property
+    def nodes(self) -> dict[str, np.ndarray]:
+        """The nodes' columns by name."""
+        return dict(zip(NODE_COLUMNS, self.node_rows.T, strict=True))
 
     def block_text(self, index: int) -> str:
         """The block as written, entities and all."""
@@ -46,7 +57,7 @@ def read_page(html: str) -> Page:
     blocks = np.empty((rows, len(COLUMNS)), np.int32)
     nodes = np.empty((rows, len(NODE_COLUMNS)), np.int32)
     out = np.zeros(5, np.int64)
-    load(Path(__file__).with_name("html.cpp")).read_html(
+    _library().read_html(
         pointer(raw, np.uint8), ctypes.c_int64(len(raw)), pointer(text, np.uint8),
         pointer(blocks, np.int32), pointer(nodes, np.int32), pointer(out, np.int64),
     )  # fmt: skip
@@ -54,11 +65,9 @@ def read_page(html: str) -> Page:
     title = (
         raw[title_at : title_at + title_bytes].tobytes().decode("utf-8", "replace") if title_at >= 0 else ""
     )
-    columns = np.ascontiguousarray(blocks[:count].T)
-    node_columns = np.ascontiguousarray(nodes[:node_count].T)
-    return Page(
-        text[:written].tobytes(),
-        dict(zip(COLUMNS, columns, strict=True)),
-        dict(zip(NODE_COLUMNS, node_columns, strict=True)),
-        title,
-    )
+    return Page(text[:written].tobytes(), blocks[:count], nodes[:node_count], title)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return load(Path(__file__).with_name("html.cpp"))

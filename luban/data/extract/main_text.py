@@ -10,13 +10,15 @@ import ctypes
 import functools
 import html
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from luban.data.extract.blocks import TAGS, Page, read_page
-from luban.data.extract.features import densest, features
+from luban.data.extract.features import features
 from luban.native.build import load, pointer
 
 PRE, ITEM = TAGS.index("pre"), TAGS.index("li")
@@ -55,13 +57,21 @@ def choose(page: Page, odds: np.ndarray, threshold: float) -> np.ndarray:
     return np.flatnonzero(odds > threshold - LENIENCY * inside)
 
 
+def densest(worth: np.ndarray) -> tuple[int, int]:
+    """The range of blocks with the largest sum."""
+    running = np.concatenate(([0.0], np.cumsum(worth, dtype=np.float64)))
+    lowest = np.minimum.accumulate(running)
+    end = int((running - lowest).argmax())
+    return int(running[: end + 1].argmin()), end
+
+
 def log_odds(page: Page) -> np.ndarray:
     """For each block, the log odds that it is main text."""
     net, rows = _net(), features(page)
     weights = net["hidden"]
     assert rows.shape[1] == len(weights), f"{rows.shape[1]} features, weights for {len(weights)}"
     odds = np.empty(len(rows), np.float32)
-    load(Path(__file__).with_name("net.cpp")).score_rows(
+    _library().score_rows(
         pointer(rows, np.float32), ctypes.c_int64(len(rows)), ctypes.c_int64(len(weights)),
         pointer(weights, np.float32), pointer(net["hidden_bias"], np.float32), pointer(net["out"], np.float32),
         ctypes.c_float(float(net["out_bias"])), ctypes.c_int64(weights.shape[1]), pointer(odds, np.float32),
@@ -70,54 +80,79 @@ def log_odds(page: Page) -> np.ndarray:
 
 
 @functools.cache
+def _library() -> ctypes.CDLL:
+    return load(Path(__file__).with_name("net.cpp"))
+
+
+@functools.cache
 def _net() -> dict[str, np.ndarray]:
     numbers = json.loads(Path(__file__).with_name("weights.json").read_text("ascii"))
     return {name: np.array(values, np.float32) for name, values in numbers.items()}
 
 
+class _Shape(NamedTuple):
+    """What rendering needs to know of a block."""
+
+    start: int
+    end: int
+    chars: int
+    indent: int
+    row: int
+    table: int
+    """What the row is in; -1 without a row."""
+    item: int
+    """The list item that the block is in, itself or by its parent; -1 if none."""
+    code: bool
+
+
 def render(page: Page, chosen: np.ndarray) -> str:
     """The chosen blocks as text."""
     parts: list[str] = []
-    before = item_before = -1
-    for index in map(int, chosen):
-        text = _block(page, index)
+    written = (
+        page.text.decode() if page.text.isascii() else page.text
+    )  # a character a byte: cut without decoding
+    before: _Shape | None = None
+    item_before = -1
+    for shape in _shapes(page, chosen):
+        text = _text(written, shape)
         if not text:
             continue
-        item = _item(page, index)
-        if item >= 0 and item != item_before:
-            text = "  " * (max(int(page.blocks["indent"][index]), 1) - 1) + "- " + text
-        if parts:
-            parts.append("\n" if item >= 0 and item_before >= 0 else _between(page, before, index))
+        if shape.item >= 0 and shape.item != item_before:
+            text = "  " * (max(shape.indent, 1) - 1) + "- " + text
+        if before is not None:
+            parts.append("\n" if shape.item >= 0 and item_before >= 0 else _between(before, shape))
         parts.append(text)
-        before, item_before = index, item
+        before, item_before = shape, shape.item
     return "".join(parts)
 
 
-def _block(page: Page, index: int) -> str:
-    text = page.block_text(index)
+def _shapes(page: Page, chosen: np.ndarray) -> Iterator[_Shape]:
+    """One for each chosen block, read off the tables all at once: an array's single elements are slow to come by."""
+    tag, parent = page.nodes["tag"], page.nodes["parent"]
+    start, end, chars, indent, row, node = (
+        page.blocks[name][chosen] for name in ("start", "end", "chars", "indent", "row", "node")
+    )
+    above = parent[node]
+    table = np.where(row >= 0, parent[row], -1)
+    item = np.where(tag[node] == ITEM, node, np.where((above >= 0) & (tag[above] == ITEM), above, -1))
+    columns = (start, end, chars, indent, row, table, item, tag[node] == PRE)
+    return map(_Shape, *(column.tolist() for column in columns))
+
+
+def _text(written: str | bytes, shape: _Shape) -> str:
+    """The block's text, entities as characters, without white space around it."""
+    piece = written[shape.start : shape.end]
+    text = piece if isinstance(piece, str) else piece.decode()
     if "&" in text:
         text = html.unescape(text)
     text = text.replace("\xa0", " ")
-    if page.nodes["tag"][page.blocks["node"][index]] == PRE:
-        return text.strip("\n")
-    return text.strip()
+    return text.strip("\n") if shape.code else text.strip()
 
 
-def _item(page: Page, index: int) -> int:
-    """The list item that the block is in, itself or by its parent; -1 if none."""
-    node = page.blocks["node"][index]
-    for around in (node, page.nodes["parent"][node]):
-        if around >= 0 and page.nodes["tag"][around] == ITEM:
-            return int(around)
-    return -1
-
-
-def _between(page: Page, before: int, index: int) -> str:
+def _between(before: _Shape, after: _Shape) -> str:
     """What stands between two blocks: a bar between cells, a line's end between rows, else an empty line."""
-    row, row_before = page.blocks["row"][index], page.blocks["row"][before]
-    long = max(page.blocks["chars"][index], page.blocks["chars"][before]) > SHORT_CELL
-    if row < 0 or row_before < 0 or long:
+    if before.row < 0 or after.row < 0 or max(before.chars, after.chars) > SHORT_CELL:
         return "\n\n"
-    if row == row_before:
+    if before.row == after.row:
         return " | "
-    return "\n" if page.nodes["parent"][row] == page.nodes["parent"][row_before] else "\n\n"
+    return "\n" if before.table == after.table else "\n\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -101,11 +102,23 @@ def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], workers: 
         raise MachineError("engine 'ray' needs an extra", hint="pip install 'luban[scale]'") from None
     if not ray.is_initialized():  # once for all stages of a run; Ray ends with the process
         _start_ray(ray, workers)
-    remote: Any = ray.remote(function)
-    waiting = [remote.remote(task) for task in tasks]
+    remote: Any = ray.remote(_work)
+    waiting = [remote.remote(function, task) for task in tasks]
     while waiting:
         done, waiting = ray.wait(waiting)
         yield from ray.get(done)
+
+
+def _work(function: Callable[[Task], Result], task: Task) -> Result:
+    """A task, in a worker of Ray's."""
+    _freeze()
+    return function(task)
+
+
+@functools.cache
+def _freeze() -> None:
+    """Leave what Ray has imported (as many objects as Luban) out of the garbage collector's rounds, once."""
+    gc.freeze()
 
 
 def _start_ray(ray: Any, workers: int) -> None:

@@ -1,16 +1,18 @@
 """One part through one stage: read, decide, write what stays and what goes, remember for the next corpus step.
 
 This runs in worker processes, anywhere: a task names files and steps, its result is files and a dict of counts.
-The counts are written last, so a part either has them and is whole, or is done again.
+The counts are written last, so a part either has them and is whole, or is done again. They tell the size of each
+file: nothing waits for the disk, and what a power cut has cut short is seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,7 +22,8 @@ from luban.data.factory import rows, tally
 from luban.data.factory.rows import Files, Writer
 from luban.data.sources import Options, Slice, read_slice
 from luban.data.step import Batch, CorpusStep, Drop, Edit, Outcome, Step
-from luban.folder import atomic_file, write_json, write_text
+from luban.errors import DataError
+from luban.folder import atomic_file, read_json, write_json
 
 SHOWN = 2000
 """Characters of a document in quarantine that are shown."""
@@ -64,17 +67,24 @@ def process(task: Task) -> int:
     """Do the part; returns its index. Everything it made is on disk, the counts last."""
     files = task.files
     with (
-        Writer(files.of("kept")) as kept,
-        Writer(files.of("rejected")) as rejected,
-        Writer(files.of("quarantine")) as quarantine,
+        Writer(files.of("kept"), durable=False) as kept,
+        Writer(files.of("rejected"), durable=False) as rejected,
+        Writer(files.of("quarantine"), durable=False) as quarantine,
     ):
         work = _Work(task, kept, rejected, quarantine)
         for batch in rows.batches(work.read(), size=task.batch_chars):
             work.through(batch)
     if task.following is not None and task.collected is not None:
         save(task.collected, task.index, work.collected)
-    write_json(files.of("stats", "json"), work.counts)
+    written = {kind: files.of(kind).stat().st_size for kind in ("kept", "rejected", "quarantine")}
+    write_json(files.of("stats", "json"), work.counts | {"written": written}, durable=False)
     return task.index
+
+
+def is_done(files: Files) -> bool:
+    """Whether the part's counts are there, and its files as long as they say."""
+    sizes = _sizes(files.of("stats", "json")).get("written", {})
+    return bool(sizes) and all(_is_whole(files.of(kind), size) for kind, size in sizes.items())
 
 
 @dataclass(frozen=True)
@@ -99,19 +109,33 @@ def collect(task: Collecting) -> int:
 
 
 def save(folder: Path, index: int, gathered: Sequence[Mapping[str, np.ndarray]]) -> None:
-    """One `.npy` per name, joined over batches; `00000.names` is written when all are there."""
+    """One `.npy` per name, joined over batches; `00000.json` tells their sizes when all are there."""
+    sizes: dict[str, int] = {}
     for name in gathered[0]:
-        with atomic_file(folder / f"{name}-{index:05d}.npy") as work, work.open("wb") as file:
+        path = folder / f"{name}-{index:05d}.npy"
+        with atomic_file(path, durable=False) as work, work.open("wb") as file:
             np.save(file, np.concatenate([arrays[name] for arrays in gathered]))
-    write_text(folder / f"{index:05d}.names", "\n".join(gathered[0]))
+        sizes[name] = path.stat().st_size
+    write_json(folder / f"{index:05d}.json", sizes, durable=False)
 
 
 def saved(folder: Path, index: int) -> dict[str, Path] | None:
-    """The files that `save` made, by name; None if they are not all there."""
-    names = folder / f"{index:05d}.names"
-    if not names.is_file():
-        return None
-    return {name: folder / f"{name}-{index:05d}.npy" for name in names.read_text("utf-8").split("\n")}
+    """The files that `save` made, by name; None if they are not all there, whole."""
+    sizes = _sizes(folder / f"{index:05d}.json")
+    paths = {name: folder / f"{name}-{index:05d}.npy" for name in sizes}
+    return paths if sizes and all(_is_whole(paths[name], size) for name, size in sizes.items()) else None
+
+
+def _sizes(path: Path) -> dict[str, Any]:
+    """What the file tells; nothing if it is missing or cut short."""
+    try:
+        return read_json(path)
+    except DataError:
+        return {}
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def rejected_row(error: RecordError, shown: str) -> bytes:
@@ -153,9 +177,10 @@ class _Work:
 
     def through(self, documents: list[Document]) -> None:
         """A batch through all steps, to its files."""
-        self._count_in(documents)
         batch = Batch(documents, self.first)
         self.first += len(documents)
+        self.counts["documents_in"] += len(documents)
+        self.counts["bytes_in"] += int(batch.packed.lengths.sum())
         if self.task.corpus is not None:
             batch = self._corpus(batch)
         for name, step in self.task.steps:
@@ -197,7 +222,7 @@ class _Work:
         stay, places, same_texts = list[Document](), list[int](), True
         for place, (document, outcome) in enumerate(zip(batch.documents, outcomes, strict=True)):
             if isinstance(outcome, Drop):
-                self._drop(name, document, outcome)
+                self._drop(name, document, outcome, int(batch.packed.lengths[place]))
                 continue
             if isinstance(outcome, Edit):
                 same_texts &= outcome.text is None
@@ -206,12 +231,11 @@ class _Work:
             places.append(place)
         return batch.narrowed(stay, places) if same_texts else Batch(stay)
 
-    def _drop(self, name: str, document: Document, drop: Drop) -> None:
+    def _drop(self, name: str, document: Document, drop: Drop, size: int) -> None:
         if drop is BROKEN:
             return
         why = {"step": name, "reason": drop.reason, "value": drop.value}
         self.rejected.write(rows.dump(document, dropped=why))
-        size = len(document.text.encode("utf-8", "surrogatepass"))
         tally.add(self.counts["dropped"], {name: {drop.reason: {"documents": 1, "bytes": size}}})
 
     def _edit(self, name: str, document: Document, edit: Edit) -> Document:
@@ -236,8 +260,3 @@ class _Work:
             last = batch.narrowed(batch.documents, range(count), self.first_kept)
             self.collected.append(dict(self.task.following.collect(last)))
             self.first_kept += count
-
-    def _count_in(self, documents: Iterable[Document]) -> None:
-        for document in documents:
-            self.counts["documents_in"] += 1
-            self.counts["bytes_in"] += len(document.text.encode("utf-8", "surrogatepass"))

@@ -25,11 +25,16 @@ def dump(document: Document, **more: Any) -> bytes:
 
 def read(path: Path) -> Iterator[Document]:
     """The documents of a file that `dump` wrote."""
+    for _, row in lines(path):
+        key, text, source = row.pop("id"), row.pop("text"), row.pop("source")
+        yield Document(id=key, text=text, source=source, meta=row)
+
+
+def lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The same file's lines, each with what it says."""
     with path.open("rb", buffering=CHUNK) as file:
         for line in file:
-            row = orjson.loads(line)
-            key, text, source = row.pop("id"), row.pop("text"), row.pop("source")
-            yield Document(id=key, text=text, source=source, meta=row)
+            yield line, orjson.loads(line)
 
 
 def batches(documents: Iterable[Document], *, size: int) -> Iterator[list[Document]]:
@@ -59,10 +64,10 @@ class Files:
 
 
 class Writer:
-    """Lines into a file that appears whole when the block ends well."""
+    """Lines into a file that appears whole when the block ends well; `durable` as in `atomic_file`."""
 
-    def __init__(self, path: Path) -> None:
-        self._atomic = atomic_file(path)
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self._atomic = atomic_file(path, durable=durable)
         self._file: BinaryIO
 
     def __enter__(self) -> Writer:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from luban.data.dedup.buckets import is_saved
 from luban.data.factory import part, tally
 from luban.data.factory.engine import Engine, finish_tasks
 from luban.data.factory.part import Collecting, Reading, Task, saved
@@ -103,7 +104,7 @@ def _run_stage(
     means: Means,
 ) -> Done:
     started = time.monotonic()
-    waiting = [i for i in range(len(sources)) if not Files(folder, i).of("stats", "json").is_file()]
+    waiting = [i for i in range(len(sources)) if not part.is_done(Files(folder, i))]
     decisions = [folder / "decisions" / f"{index:05d}.npy" for index in range(len(sources))]
     if stage.corpus and waiting:
         _decide(stage, folder, sources, decisions, means)
@@ -127,7 +128,7 @@ def _run_stage(
     counts = tally.total(
         [tally.empty(), *(read_json(Files(folder, i).of("stats", "json")) for i in range(len(sources)))]
     )
-    write_json(folder / "stats.json", counts)
+    write_json(folder / "stats.json", counts, durable=False)
     _tell(stage, counts, time.monotonic() - started, again=not waiting)
     return Done(stage, folder, len(sources), counts)
 
@@ -137,7 +138,7 @@ def _decide(
 ) -> None:
     """Have the corpus step collect what is missing, and resolve."""
     assert stage.corpus is not None
-    if all(path.is_file() for path in decisions):
+    if all(map(is_saved, decisions)):
         return
     name, step = stage.corpus
     collected = folder / "collected"

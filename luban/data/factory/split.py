@@ -15,10 +15,10 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
+from luban.data.dedup.buckets import save
 from luban.data.document import Document
 from luban.data.step import Batch, Edit, Outcome
 from luban.errors import ConfigError
-from luban.folder import atomic_file
 
 SIDES = {"train": "train", "holdout": "holdout", "test": "holdout", "validation": "holdout", "dev": "holdout"}
 """Where a row's own `split` puts it."""
@@ -57,8 +57,7 @@ class Split:
         made["times"] = occurrences(joined["id"])
         start = 0
         for part, path in zip(facts, decisions, strict=True):
-            with atomic_file(path) as work, work.open("wb") as file:
-                np.save(file, made[start : start + len(part)])
+            save(path, made[start : start + len(part)])
             start += len(part)
 
     def apply(self, batch: Batch, decisions: np.ndarray) -> Sequence[Outcome]:

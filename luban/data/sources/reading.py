@@ -33,12 +33,20 @@ class Options:
     """Our name of a row's value by theirs: {url: link} keeps `link` as `url`; `id` may be named too."""
     languages: tuple[str, str] | None = None
     """Source and target of parallel text: suffixes of paired files (`a.en` and `a.zh`), or columns of a TMX."""
+    license: str | None = None
+    """The licence (SPDX) of every document that does not say its own."""
     template: str = "{source}\n{target}"
     """How both sides of parallel text become one text."""
     max_record_bytes: Annotated[int, Ge(1)] = 64 << 20
     """A line, record, page or file that would become a larger document is rejected, and never loaded."""
     max_ratio: Annotated[float, Ge(1)] = 300
     """A file that unpacks to more than so many times its size (and over 64 MiB) is a bomb: it is not read on."""
+
+    def licensed(self, document: Document) -> Document:
+        """The document with a licence: its own, else the one that was given for all."""
+        if self.license is None or document.meta.get("license"):
+            return document
+        return dataclasses.replace(document, meta={**document.meta, "license": self.license})
 
     def renamed(self, document: Document) -> Document:
         """The document with its meta under our names; an `id` that `columns` names becomes its own."""

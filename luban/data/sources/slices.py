@@ -30,7 +30,7 @@ def read_slice(
     name = format_of(part.path, options)
     assert name is not None, f"list_files lets no {part.path} through"
     try:
-        yield from FORMATS[name].read(part, options, reject)
+        yield from map(options.licensed, FORMATS[name].read(part, options, reject))
     except RecordError as error:
         reject(error, "")
     except OSError as error:

@@ -6,6 +6,7 @@ A damaged file is read on at the next gzip member that begins a record, so one b
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import zlib
 from collections.abc import Generator, Iterator
@@ -153,15 +154,20 @@ def _is_behind(offset: int, part: Slice) -> bool:
 
 
 def split_members(whole: Slice, target_bytes: int) -> Iterator[Slice]:
-    """Slices of a WARC whose records are gzip members of their own, as the standard asks; else the whole file."""
+    """Slices of a WARC whose records are gzip members of their own, as the standard asks; else the whole file.
+
+    They are of equal size, up to the target: a small one at the end would keep one worker busy and the others idle.
+    """
     size = whole.path.stat().st_size
     with whole.path.open("rb") as file:
         second = _next_record(file, 1) if file.read(len(MEMBER)) == MEMBER else None
     if second is None:
         yield whole
         return
-    for begin in range(0, size, target_bytes):
-        yield dataclasses.replace(whole, begin=begin, end=min(begin + target_bytes, size))
+    count = -(-size // target_bytes)
+    edges = [size * index // count for index in range(count + 1)]
+    for begin, end in itertools.pairwise(edges):
+        yield dataclasses.replace(whole, begin=begin, end=end)
 
 
 def _undamaged(

@@ -107,7 +107,7 @@ class GopherRepetition:
 
     def _n_gram_rules(self, batch: Batch) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
         top, repeated = sorted(self.max_top), sorted(self.max_repeated)
-        tops, repeats = gopher_repetition(batch.packed, top, repeated)
+        tops, repeats = gopher_repetition(batch.words, top, repeated)
         rules: list[tuple[str, np.ndarray, np.ndarray | None]] = []
         for column, n in enumerate(top):
             value = share(tops[:, column], batch.statistics.characters)

@@ -63,7 +63,7 @@ class Normalise:
         rules = _rules(self)
         marks = find_marks(batch.packed)
         return [
-            normalise(document.text, rules) if mark and _any_changes(document.text, rules, mark) else None
+            normalise(document.text, rules) if mark else None
             for document, mark in zip(batch.documents, marks.tolist(), strict=True)
         ]
 
@@ -92,25 +92,26 @@ def find_marks(texts: Packed) -> np.ndarray:
     return marks
 
 
-def _any_changes(text: str, rules: Rules, mark: int) -> bool:
-    marked = (code for bit, code in enumerate(RULES) if mark >> bit & 1 and code in rules)
-    return any(rules[code](text) != text for code in marked)
-
-
 def normalise(text: str, rules: Rules) -> Edit | None:
     """The changed text and which rules changed it; None for a text that is already in the one spelling."""
     changes: dict[str, int] = {}
-    written, before = text, None
+    written, before, marked = text, None, _marked(text)
     while (
         written != before
     ):  # a rule may bring together what another one changes: `Ã`, a zero-width space, `©`
         before = written
         for code, rule in rules.items():
-            changed = rule(written)
+            changed = rule(written) if code in marked else written
             if changed != written:
                 changes[code] = 1
-                written = changed
+                written, marked = changed, _marked(changed)
     return Edit(written, changes=changes) if changes else None
+
+
+def _marked(text: str) -> set[str]:
+    """The rules that may change the text; the others would only read it."""
+    [mark] = find_marks(Packed.of([text])).tolist()
+    return {code for bit, code in enumerate(RULES) if mark >> bit & 1}
 
 
 def repair_mojibake(text: str) -> str:

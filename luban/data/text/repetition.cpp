@@ -139,18 +139,17 @@ double top_share(const Sequence& letters, int64_t n, Tally& tally) {
 
 }  // namespace
 
-// `tops` [count, top_kinds] and `repeats` [count, repeat_kinds]: characters, for each n of `top_n` and `repeat_n`,
+// Text i's words begin at `hashes[starts[i]]`. `tops` [count, top_kinds] and `repeats` [count, repeat_kinds]: characters, for each n of `top_n` and `repeat_n`,
 // both rising. A text in which no n-gram repeats has no longer one that does, so the rest is 0 unseen.
-LUBAN_EXPORT void luban_gopher_repetition(const uint8_t* buffer, const int64_t* starts, const int64_t* lengths, int64_t count,
-                                          const int64_t* top_n, int64_t top_kinds, const int64_t* repeat_n, int64_t repeat_kinds,
-                                          int64_t* tops, int64_t* repeats) {
+LUBAN_EXPORT void luban_gopher_repetition(const uint64_t* hashes, const uint32_t* characters, const int64_t* starts,
+                                          const int64_t* words, int64_t count, const int64_t* top_n, int64_t top_kinds,
+                                          const int64_t* repeat_n, int64_t repeat_kinds, int64_t* tops, int64_t* repeats) {
     Tally tally;
     Sequence sequence;
     Candidates candidates;
     for (int64_t i = 0; i < count; i++) {
         sequence.clear();
-        Words words(buffer + starts[i], lengths[i]);
-        for (Word word; words.next(word);) sequence.push(hash_bytes(word.begin, word.end - word.begin), word.characters);
+        for (int64_t word = starts[i]; word < starts[i] + words[i]; word++) sequence.push(hashes[word], characters[word]);
         candidates.begin(sequence);
         for (int64_t k = 0; k < top_kinds; k++) tops[i * top_kinds + k] = top_characters(sequence, top_n[k], candidates, tally);
         if (repeat_kinds && repeat_n[0] < candidates.n) candidates.begin(sequence);

@@ -13,12 +13,13 @@ from luban.native import load, pointer
 
 if TYPE_CHECKING:
     from luban.data.step import Packed
+    from luban.data.text.words import Words
 
 _SOURCE = Path(__file__).with_name("repetition.cpp")
 
 
 def gopher_repetition(
-    packed: Packed, top_n: Sequence[int], repeat_n: Sequence[int]
+    words: Words, top_n: Sequence[int], repeat_n: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Characters in the most frequent n-gram [texts, top_n], and in repeated n-grams [texts, repeat_n].
 
@@ -27,12 +28,16 @@ def gopher_repetition(
     Source: Rae et al. 2021, table A1 (arXiv:2112.11446), as datatrove counts it: the words are told apart by
     case, the most frequent one is as long as its words with spaces, and a repeated one as its words without.
     """
-    count = len(packed.starts)
+    count = len(words.starts)
     top_sizes, repeat_sizes = np.array(top_n, np.int64), np.array(repeat_n, np.int64)
     tops = np.zeros((count, len(top_n)), np.int64)
     repeats = np.zeros((count, len(repeat_n)), np.int64)
     load(_SOURCE).luban_gopher_repetition(
-        *_texts(packed),
+        pointer(words.hashes, np.uint64),
+        pointer(words.characters, np.uint32),
+        pointer(words.starts, np.int64),
+        pointer(words.counts, np.int64),
+        c_int64(count),
         pointer(top_sizes, np.int64),
         c_int64(len(top_n)),
         pointer(repeat_sizes, np.int64),
@@ -53,13 +58,9 @@ def roots_repetition(
     """
     shares = np.zeros((len(packed.starts), 2), np.float64)
     load(_SOURCE).luban_roots_repetition(
-        *_texts(packed),
+        *packed.arguments,
         pointer(character_n, np.int64),
         pointer(word_n, np.int64),
         pointer(shares, np.float64),
     )
     return shares[:, 0], shares[:, 1]
-
-
-def _texts(packed: Packed) -> tuple[object, ...]:
-    return (*packed.arguments,)

@@ -1,4 +1,5 @@
-// One pass over each text: its characters, then its lines and paragraphs, then its words.
+// One pass over each text: its characters, then its lines and paragraphs; and sums over its words.
+#include "signs.hpp"
 #include "tally.hpp"
 #include "words.hpp"
 
@@ -16,28 +17,6 @@ enum Column {
 };
 
 const int64_t SHORT_LINE = 30;
-
-bool among(uint32_t code, const char32_t* sorted, size_t count) { return std::binary_search(sorted, sorted + count, code); }
-
-// What ends a sentence in any script (Unicode's Sentence_Terminal).
-bool is_terminal(uint32_t code) {
-    static const char32_t signs[] = {
-        '!', '.', '?', 0x589, 0x61D, 0x61E, 0x61F, 0x6D4, 0x700, 0x701, 0x702, 0x7F9, 0x837, 0x839, 0x83D, 0x83E, 0x964, 0x965, 0x104A,
-        0x104B, 0x1362, 0x1367, 0x1368, 0x166E, 0x1735, 0x1736, 0x17D4, 0x17D5, 0x17D9, 0x17DA, 0x1803, 0x1809, 0x1944, 0x1945, 0x1AA8,
-        0x1AA9, 0x1AAA, 0x1AAB, 0x1B5A, 0x1B5B, 0x1B5E, 0x1B5F, 0x1B7D, 0x1B7E, 0x1C3B, 0x1C3C, 0x1C7E, 0x1C7F, 0x203C, 0x203D, 0x2047,
-        0x2048, 0x2049, 0x2E2E, 0x2E3C, 0x2E53, 0x2E54, 0x3002, 0xA4FF, 0xA60E, 0xA60F, 0xA6F3, 0xA6F7, 0xA876, 0xA877, 0xA8CE, 0xA8CF,
-        0xA92F, 0xA9C8, 0xA9C9, 0xAA5D, 0xAA5E, 0xAA5F, 0xAAF0, 0xAAF1, 0xABEB, 0xFE52, 0xFE56, 0xFE57, 0xFF01, 0xFF0E, 0xFF1F, 0xFF61};
-    return code < 128 ? code == '.' || code == '!' || code == '?' : among(code, signs, sizeof signs / sizeof *signs);
-}
-
-// Signs that make no word, beside ASCII's and those that end sentences: datatrove's list.
-bool is_mere_sign(uint32_t code) {
-    static const char32_t signs[] = {0xAB, 0xB4, 0xBB, 0x2013, 0x2014, 0x2019, 0x201C, 0x201D, 0x201E, 0x2026, 0x2236, 0x2501, 0x25BA,
-                                     0x3001, 0x3002, 0x3008, 0x3009, 0x300A, 0x300B, 0x300C, 0x300D, 0x3010, 0x3011, 0xFF01, 0xFF05,
-                                     0xFF08, 0xFF09, 0xFF0C, 0xFF0E, 0xFF11, 0xFF1A, 0xFF1B, 0xFF1F, 0xFF5E};
-    if (code < 0xA0) return !(class_of(code) & (LETTER | DIGIT));
-    return among(code, signs, sizeof signs / sizeof *signs) || is_terminal(code);
-}
 
 int64_t characters_in(const uint8_t* begin, const uint8_t* end) {
     int64_t count = 0;
@@ -150,41 +129,25 @@ void count_paragraphs(const uint8_t* begin, const uint8_t* end, Tally& seen, int
     }
 }
 
-// Which of Gopher's eight this word is, as a bit; 0 for none.
-unsigned stop_word(const Word& word) {
-    static const char* const words[] = {"the", "be", "to", "of", "and", "that", "have", "with"};
-    size_t bytes = word.end - word.begin;
-    if (bytes < 2 || bytes > 4) return 0;
-    for (unsigned i = 0; i < 8; i++)
-        if (*words[i] == *word.begin && strlen(words[i]) == bytes && !memcmp(words[i], word.begin, bytes)) return 1u << i;
-    return 0;
-}
-
-bool is_plain(const Word& word) {
-    if (word.classes & (LETTER | DIGIT)) return true;
-    for (const uint8_t* at = word.begin; at < word.end;)
-        if (!is_mere_sign(next_character(at))) return true;
-    return false;
-}
-
-void count_words(const uint8_t* begin, const uint8_t* end, int64_t* row) {
-    Words words(begin, end - begin);
-    unsigned stops = 0;
-    for (Word word; words.next(word);) {
-        row[WORDS]++;
-        if (!is_plain(word)) continue;
-        row[PLAIN_WORDS]++;
-        row[PLAIN_WORD_CHARACTERS] += word.characters;
-        row[ALPHABETIC_WORDS] += (word.classes & LETTER) != 0;
-        stops |= stop_word(word);
+// `words` words by their kinds (words.cpp) and characters.
+void count_words(const uint16_t* kinds, const uint32_t* characters, int64_t words, int64_t* row) {
+    unsigned seen = 0;
+    for (int64_t i = 0; i < words; i++) {
+        row[PLAIN_WORDS] += kinds[i] & 1;
+        row[PLAIN_WORD_CHARACTERS] += kinds[i] & 1 ? characters[i] : 0;
+        row[ALPHABETIC_WORDS] += kinds[i] >> 1 & 1;
+        seen |= kinds[i];
     }
-    row[STOP_WORDS] = __builtin_popcount(stops);
+    row[WORDS] = words;
+    row[STOP_WORDS] = __builtin_popcount(seen >> 2);
 }
 
 }  // namespace
 
-// `rows`: [count, COLUMNS], zeroed.
-LUBAN_EXPORT void luban_statistics(const uint8_t* buffer, const int64_t* starts, const int64_t* lengths, int64_t count, int64_t* rows) {
+// `kinds` and `characters` of text i's words begin at `first_words[i]`. `rows`: [count, COLUMNS], zeroed.
+LUBAN_EXPORT void luban_statistics(const uint8_t* buffer, const int64_t* starts, const int64_t* lengths, int64_t count,
+                                   const uint16_t* kinds, const uint32_t* characters, const int64_t* first_words,
+                                   const int64_t* words, int64_t* rows) {
     Tally seen;
     for (int64_t i = 0; i < count; i++) {
         const uint8_t *begin = buffer + starts[i], *end = begin + lengths[i];
@@ -192,6 +155,6 @@ LUBAN_EXPORT void luban_statistics(const uint8_t* buffer, const int64_t* starts,
         count_characters(begin, end, row);
         count_lines(begin, end, seen, row);
         count_paragraphs(begin, end, seen, row);
-        count_words(begin, end, row);
+        count_words(kinds + first_words[i], characters + first_words[i], words[i], row);
     }
 }

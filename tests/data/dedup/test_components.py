@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,6 +66,27 @@ def test_sets_larger_than_the_table_are_compared_by_a_part_of_them(threshold: fl
     counts = np.array([len(own) for own in members], np.int64)
     forest.unite_similar(bucket([0, 1]), Sets(addresses, counts, members), threshold)
     assert bool(forest.parent[0] == forest.parent[1]) == alike
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read off /proc")
+def test_sets_that_are_compared_fill_a_bounded_part_of_memory(tmp_path: Path) -> None:
+    counts, each = np.full(512, 1 << 15, np.int64), 1 << 17  # 64 MiB of sets
+    np.save(tmp_path / "shingles.npy", np.zeros(counts.sum(), np.uint32))
+    np.save(tmp_path / "counts-0.npy", counts)
+    part = {"shingles": tmp_path / "shingles.npy", "counts": tmp_path / "counts-0.npy"}
+    mapped = Sets.of([part], tmp_path)
+    forest, before, most = Forest(512), _file_bytes(), 0
+    for piece in mapped.pieces(bucket(*([i, i + 1] for i in range(0, 512, 2))), 32 * each):
+        forest.unite_similar(piece, mapped, 0.5)
+        most = max(most, _file_bytes() - before)
+    assert forest.parent[1] == 0
+    assert 16 * each < most < 64 * each
+
+
+def _file_bytes() -> int:
+    """How much memory the files that this process has mapped fill."""
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssFile:"))
 
 
 def test_members_that_are_not_like_the_first_are_still_compared_with_each_other() -> None:

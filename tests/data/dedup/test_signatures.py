@@ -12,12 +12,16 @@ from luban.data.dedup.signatures import band_keys, signatures
 
 @settings(deadline=None)
 @given(
-    st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=40), max_size=6), st.sampled_from([1, 16, 50, 112])
+    st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=40), max_size=6),
+    st.sampled_from([1, 16, 50, 112]),
+    st.integers(0, 3),
 )
-def test_a_signature_holds_the_least_value_of_each_function(sets: list[list[int]], hashes: int) -> None:
+def test_a_signature_holds_the_least_value_of_each_function(
+    sets: list[list[int]], hashes: int, seed: int
+) -> None:
     items = np.array([item for own in sets for item in own], np.uint32)
-    found = signatures(items, np.array([len(own) for own in sets], np.int64), hashes)
-    masks, factors = module._functions(hashes)
+    found = signatures(items, np.array([len(own) for own in sets], np.int64), hashes, seed=seed)
+    masks, factors = module._functions(hashes, seed)
     for own, row in zip(sets, found, strict=True):
         values = (np.array(own, np.uint32)[:, None] ^ masks[:hashes]) * factors[:hashes]
         assert row.tolist() == (values.min(axis=0) if own else np.full(hashes, 2**32 - 1)).tolist()
@@ -26,6 +30,11 @@ def test_a_signature_holds_the_least_value_of_each_function(sets: list[list[int]
 def test_functions_are_the_same_in_every_release() -> None:
     found = signatures(np.array([1, 2, 3], np.uint32), np.array([3]), 112)
     assert found[0, :3].tolist() == [965862536, 2614495473, 1537853871]
+
+
+def test_another_seed_draws_other_functions() -> None:
+    drawn = [module._functions(112, seed) for seed in range(20)]
+    assert len({number for one in drawn for number in (*one[0], *one[1])}) == 20 * 2 * 112
 
 
 @pytest.mark.parametrize("jaccard", [0.2, 0.5, 0.8, 0.95])

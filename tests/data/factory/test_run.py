@@ -23,7 +23,7 @@ from luban.data.sources import read_documents
 from luban.data.step import Batch, Drop, Outcome
 from luban.errors import MachineError
 from luban.fetch import fetch_known
-from luban.folder import read_json
+from luban.folder import read_json, write_json
 
 RECIPE = """
 name: test
@@ -145,6 +145,21 @@ def test_a_run_killed_at_any_moment_goes_on_without_loss_or_doubling(
         break
     assert kills >= 3
     assert content(tmp_path / "whole") == content(tmp_path / "killed")
+
+
+def test_what_a_power_cut_left_short_is_made_again(raw: Path, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(raw, recipe, out)
+    whole = content(out)
+    write_json(out / "run.json", read_json(out / "run.json") | {"done": False})
+    fuzzy = out / "stages" / "02-fuzzy"
+    for path in (out / "stages/00-text/kept/00000.jsonl", fuzzy / "collected/keys-00000.npy"):
+        path.write_bytes(path.read_bytes()[:-1])
+    (out / "stages/01-exact/stats/00000.json").write_bytes(b"")
+    (fuzzy / "stats/00000.json").unlink()
+    (fuzzy / "decisions/00000.npy").unlink()
+    prepare(raw, recipe, out)
+    assert content(out) == whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,6 +199,16 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
     assert document.meta == {"url": "http://a", "other_text": "other"}
 
 
+def test_a_licence_is_given_to_documents_that_have_none(tmp_path: Path) -> None:
+    write(
+        tmp_path / "in/a.jsonl",
+        '{"text": "t"}\n{"text": "u", "license": "MIT"}\n{"text": "v", "license": null}',
+    )
+    write(tmp_path / "in/b.txt", "w")
+    documents = read_source(tmp_path / "in", options=Options(license="CC-BY-4.0"))
+    assert [d.meta["license"] for d in documents] == ["CC-BY-4.0", "MIT", "CC-BY-4.0", "CC-BY-4.0"]
+
+
 def test_an_unknown_format_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'parquet'"):
         list(read_source(write(tmp_path / "a", ""), options=Options(format="parket")))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import luban
@@ -199,6 +199,7 @@ PIECES = st.sampled_from([
 ])  # fmt: skip
 
 
+@example(["345678––7", "345678–––7"])
 @given(
     st.lists(
         st.lists(PIECES | st.characters(exclude_categories=["Cs"]), max_size=40).map("".join), max_size=4

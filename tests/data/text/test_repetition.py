@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from luban.data.step import Packed
 from luban.data.text.repetition import gopher_repetition, roots_repetition
+from luban.data.text.words import Words
 from tests.native.test_words import words_of
 
 TEXTS = st.lists(st.sampled_from(["a", "bb", "A", "ccc", "汉字", ".", "\n"]), max_size=40).map(" ".join)
@@ -50,7 +51,7 @@ def repeated_share(text: str, n: int) -> float:
 @settings(deadline=None)
 @given(st.lists(TEXTS, max_size=4))
 def test_gopher_measures_are_those_of_counting_strings(texts: list[str]) -> None:
-    tops, repeats = gopher_repetition(Packed.of(texts), (2, 3, 4), (1, 2, 5))
+    tops, repeats = gopher_repetition(Words.of(Packed.of(texts)), (2, 3, 4), (1, 2, 5))
     for index, text in enumerate(texts):
         words = words_of(text)
         assert tops[index].tolist() == [top(words, n) for n in (2, 3, 4)]
@@ -74,7 +75,7 @@ def test_a_small_text_by_hand() -> None:
     """Of "a b a b a b c", "a b" comes three times (3 characters with its space), "b a" twice; read from the left,
     the pairs "a b" and "b a" are new, then "a b" (2 characters) and "a b" once more;
     "b c" is not reached."""
-    tops, repeats = gopher_repetition(Packed.of(["a b a b a b c"]), (2,), (2,))
+    tops, repeats = gopher_repetition(Words.of(Packed.of(["a b a b a b c"])), (2,), (2,))
     assert tops.tolist() == [[9]]
     assert repeats.tolist() == [[4]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from luban.data.step import Packed
 from luban.data.text.statistics import SHORT_LINE, Statistics, statistics_of
+from luban.data.text.words import Words
 from tests.data.steps.batches import batch_of
 from tests.native.test_words import words_of
 
@@ -103,14 +105,19 @@ def is_mere_sign(character: str) -> bool:
 
 
 def is_terminal(character: str) -> bool:
-    one = statistics_of(Packed.of([character]))
+    one = counted([character])
     return bool(one.terminal_lines[0])
+
+
+def counted(texts: Sequence[str]) -> Statistics:
+    packed = Packed.of(texts)
+    return statistics_of(packed, Words.of(packed))
 
 
 @settings(deadline=None)
 @given(st.lists(TEXTS, max_size=4))
 def test_each_column_is_what_plain_python_counts(texts: list[str]) -> None:
-    table = statistics_of(Packed.of(texts))
+    table = counted(texts)
     for index, text in enumerate(texts):
         for name, value in expected(text).items():
             assert getattr(table, name)[index] == value, (name, text)
@@ -118,7 +125,7 @@ def test_each_column_is_what_plain_python_counts(texts: list[str]) -> None:
 
 def test_a_small_text_by_hand() -> None:
     text = "The cat sat.\n\n- One #tag...\nThe cat sat.\n\n漢字。\n"
-    table = statistics_of(Packed.of([text]))
+    table = counted([text])
     by_hand = {"characters": 46, "ideographs": 2, "uppers": 3, "hashes": 1, "ellipses": 1, "newlines": 6, "lines": 6,
                "bullet_lines": 1, "ellipsis_lines": 1, "filled_lines": 4, "terminal_lines": 4, "short_lines": 4,
                "pieces": 5, "repeated_pieces": 1, "repeated_piece_characters": 12, "paragraphs": 3,
@@ -127,7 +134,7 @@ def test_a_small_text_by_hand() -> None:
 
 
 def test_sentences_end_in_any_script() -> None:
-    ends = statistics_of(Packed.of(["a.", "a!", "a?", "好。", "好！", "क।", "؟", 'a."', "a,", "a…"]))
+    ends = counted(["a.", "a!", "a?", "好。", "好！", "क।", "؟", 'a."', "a,", "a…"])
     assert ends.terminal_lines.tolist() == [1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
 
 
@@ -138,14 +145,14 @@ def test_a_batch_counts_once() -> None:
 
 
 def test_no_text_gives_an_empty_table() -> None:
-    table = statistics_of(Packed.of([]))
+    table = counted([])
     assert all(getattr(table, field.name).shape == (0,) for field in fields(Statistics))
-    assert statistics_of(Packed.of([""])).paragraphs.tolist() == [1]
+    assert counted([""]).paragraphs.tolist() == [1]
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
     texts = ["One line.\nOne line.\n", "Other text", "One line.\n"]
-    together = statistics_of(Packed.of(texts))
-    alone = [statistics_of(Packed.of([text])) for text in texts]
+    together = counted(texts)
+    alone = [counted([text]) for text in texts]
     for field in fields(Statistics):
         assert np.array_equal(getattr(together, field.name), [getattr(one, field.name)[0] for one in alone])

@@ -49,7 +49,7 @@ struct Scan {
     void number(const uint8_t* from) {
         int digits = 0, dots = 0;
         const uint8_t* last = from;
-        for (const uint8_t* at = from; at < end && at - last <= 2 * LONGEST_GAP; at++) {
+        for (const uint8_t* at = from; at < end && at - last <= 2 * LONGEST_GAP + 1; at++) {
             if (is(at, NUMERAL)) {
                 digits++;
                 last = at;
