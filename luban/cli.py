@@ -60,11 +60,22 @@ STAGES = {
     "plan": Stage("luban.training.plan", "parameters, FLOPs, memory by part and time, before running"),
     "pretrain": Stage("luban.training.pretrain", "token shards to a base model", takes_lm=True),
     "sft": Stage("luban.tuning.sft", "base model and conversation rows to an assistant"),
+    "translate": Stage(
+        "luban.tuning.translate", "pairs of texts to a model that translates, and its BLEU", takes_lm=True
+    ),
     "eval": Stage(
         "luban.evaluation.run", "what a model knows: bits per byte, questions answered", takes_lm=True
     ),
     "generate": Stage("luban.inference.complete", "continue a prompt", takes_lm=True),
+    "fill-mask": Stage("luban.inference.fill_mask", "what a masked model (BERT) puts in the place of [MASK]"),
+    "inspect attention": Stage(
+        "luban.inference.inspect", "what each head of a model attends to in a text, as pictures"
+    ),
     "chat": Stage("luban.inference.chat", "talk to a model in the terminal", takes_lm=True),
+    "group-heads": Stage(
+        "luban.tuning.group_heads", "fewer key and value heads for a trained model: a smaller cache"
+    ),
+    "models": Stage("luban.catalogue", "model families and published sizes, or what one model is"),
     "doctor": Stage("luban.doctor", "what works on this machine and why not; its measured speed"),
     "quickstart": Stage("luban.quickstart", "all of the above on real text, in minutes"),
 }

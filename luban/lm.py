@@ -53,6 +53,11 @@ class Sampling:
     """Return each new token's log-probability under the model itself, before penalties and temperature."""
     ignore_eos: bool = False
     """Go on after the end-of-sequence token (for measuring speed)."""
+    beams: Annotated[int, Ge(1)] = 1
+    """Search with so many beams for the likeliest answer instead of drawing one; temperature and seed then do
+    nothing, and top_k, top_p, min_p, penalties and stop are refused."""
+    length_penalty: float = 1.0
+    """Compare the answers of several beams by log-probability over length to this power; more favours long ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

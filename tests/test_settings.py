@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,15 @@ from luban import config as settings
 from luban.cli import STAGES, main
 from luban.folder import RUN_FILE
 from tests.conftest import Workspace
+from tests.tuning.test_translate import write_pairs
 
 PLACE = "where the result is written, not what it is"
 SPEED = "changes the speed and not the result"
 DEVICE = "this machine has one device; unknown and absent ones are tested in test_device.py"
 SOURCES = "of parallel text and bombs; tested in tests/data/sources"
+LENGTHS = (
+    "needs answers of several lengths, which tiny models do not give; tested in tests/inference/test_beam.py"
+)
 NETWORK = "fetching is tested in test_fetch.py"
 PRETRAIN = ("loop.max_steps=4", "loop.per_device_train_batch_size=2", "loop.max_length=32", "loop.compile=false",
             "loop.logging_steps=2", "loop.save_steps=2", "architecture.layers=1", "architecture.dim=32",
@@ -46,6 +51,15 @@ LOOP = {
     "loop.eval_batches": "loop.eval_batches=1",
     "loop.save_steps": "loop.save_steps=3",
     "loop.save_total_limit": "loop.save_total_limit=1",
+}
+NGRAM = "--model ngram loop.max_steps=0 architecture.heads=0"
+COUNTING = {
+    "counting.estimator": f"{NGRAM} | counting.estimator=katz",
+    "counting.k": f"{NGRAM} counting.estimator=add-k | counting.k=0.1",
+    "counting.prune": f"{NGRAM} | --counting.prune 0 1",
+    "counting.order": f"{NGRAM} | counting.order=2",
+    "counting.arpa": f"{NGRAM} | counting.arpa=true",
+    "counting.words": f"{NGRAM} counting.arpa=true | counting.words=numbers",
 }
 SAMPLING = {
     "max_tokens": "--max-tokens 3",
@@ -75,14 +89,21 @@ BASE = {
     "tokenizer compare": "{tokenizer} --data {documents}",
     "tokenizer explain": "lowest",
     "tokenizer extend": "--model {tokenizer} --add Jonah --out {out}",
+    "group-heads": "--model {model} --kv-heads 1 --out {out}",
+    "models": "",
     "plan": "",
     "pretrain": "--data {shards} --tokenizer {tokenizer} --validation {held_out} --out {out} "
     + " ".join(PRETRAIN),
     "sft": "--model {model} --data {rows} --out {out} "
     + " ".join(PRETRAIN[:6])
     + " --threads 1 loop.max_length=256",
+    "translate": "--data {pairs} --validation {held_pairs} --out {out} vocab=300 beams=2 bleu_pairs=2 "
+    + " ".join((*PRETRAIN[:2], *PRETRAIN[4:]))
+    + " loop.max_length=24",
     "eval": "--model {model} --data {documents} --questions {rows} --max-questions 3",
     "generate": "--model {model} --prompt hello --max-tokens 24 --seed 1",
+    "fill-mask": "--model {masked} --prompt in[MASK]the",
+    "inspect attention": "--model {model} --prompt hello --out {out}",
     "chat": "--model {model} --prompt hello --max-tokens 24 --seed 1",
 }
 # Per stage and setting: words that must change the result; before a `|` stand words that the base run gets too.
@@ -173,6 +194,8 @@ CHANGES: dict[str, dict[str, str]] = {
         "type": "--type words",
         "pattern": "--pattern gpt2",
         "min_frequency": "--vocab 20000 | --min-frequency 9",
+        "special_tokens": "--special-tokens <mask>",
+        "sentinels": "--sentinels 5",
         "max_bytes": "--max-bytes 3000",
     },
     "tokenizer compare": {
@@ -193,6 +216,8 @@ CHANGES: dict[str, dict[str, str]] = {
         "file": "--file {prompts}",
         "special": "--special",
     },
+    "group-heads": {"model": "--model {other_model}"},
+    "models": {"model": "--model {model}"},
     "plan": {
         "model": "--model {model}",
         "vocab": "--vocab 99",
@@ -225,6 +250,8 @@ CHANGES: dict[str, dict[str, str]] = {
         "architecture.context": "architecture.context=99",
         "packing": "packing=windows",
         "stride": "packing=windows | stride=7",
+        "free_running": "--free-running 0.5",
+        **COUNTING,
         "prompts": "--prompts hello",
         "seed": "--seed 5",
         **OPTIMIZER,
@@ -244,6 +271,29 @@ CHANGES: dict[str, dict[str, str]] = {
         "loop.max_length": "loop.max_length=128",
         "loop.eval_batches": "--validation 0.3 | loop.eval_batches=1",
     },
+    "translate": {
+        "data": "--data {other_pairs}",
+        "validation": "--validation {other_pairs}",
+        "model": "--model rnnsearch architecture.heads=0",
+        "architecture.model_type": "architecture.model_type=rnnsearch architecture.heads=0",
+        "architecture.layers": "architecture.layers=2",
+        "architecture.dim": "architecture.dim=64",
+        "architecture.heads": "architecture.heads=4",
+        "architecture.hidden": "architecture.hidden=99",
+        "architecture.tied": "architecture.tied=false",
+        "architecture.context": "architecture.context=99",
+        "norm": "norm=post",
+        "tokenizer": "--tokenizer {tokenizer}",
+        "vocab": "vocab=301",
+        "label_smoothing": "label_smoothing=0.3",
+        "bleu_pairs": "bleu_pairs=1",
+        "beams": "beams=3",
+        "seed": "--seed 5",
+        **OPTIMIZER,
+        **LOOP,
+        "optimizer.min_lr_ratio": "optimizer.warmup_steps=0 optimizer.lr_scheduler_type=cosine"
+        " | optimizer.min_lr_ratio=0.9",
+    },
     "eval": {
         "model": "--model {other_model}",
         "data": "--data {documents}/train-00000.jsonl",
@@ -256,19 +306,28 @@ CHANGES: dict[str, dict[str, str]] = {
         **SAMPLING,
         "logprobs": "--logprobs",
         "ignore_eos": "--ignore-eos",
+        "beams": "--beams 3",
         "model": "--model {other_model}",
         "prompt": "--prompt world",
         "prompts": "--prompts {prompts}",
     },
+    "fill-mask": {
+        "model": "--model {other_masked}",
+        "prompt": "--prompt the[MASK] in[MASK]",
+        "top_k": "--top-k 2",
+    },
+    "inspect attention": {"model": "--model {other_model}", "prompt": "--prompt world"},
     "chat": {
         **SAMPLING,
         "model": "--model {other_model}",
         "system": "--temperature 0 | --system short",
+        "beams": "--beams 3",
         "prompt": "--prompt world",
     },
 }
 COMMON = {"out": PLACE, "threads": SPEED, "device": DEVICE, "loop.compile": SPEED}
 EXEMPT: dict[str, dict[str, str]] = {
+    "group-heads": {"kv_heads": "the tiny model has two to pool; tested in tests/tuning/test_group_heads.py"},
     "data prepare": {
         **dict.fromkeys(("engine", "workers", "memory", "part_mb"), SPEED),
         "on_error": "stops or goes on; tested in tests/data/test_prepare.py",
@@ -277,11 +336,24 @@ EXEMPT: dict[str, dict[str, str]] = {
     "data mix": {"workers": SPEED, "memory": SPEED},
     "data ngram": {"memory_mb": SPEED},
     "data shards": {"workers": SPEED},
+    "pretrain": {
+        "counting.memory_mb": SPEED,
+        "counting.from_arpa": "needs such a file; tested in tests/training/test_counting.py",
+    },
     "plan": {"architecture.context": "declared to readers of the model; costs nothing"},
+    "translate": {
+        "architecture.kv_heads": "as many as heads in these families; others are refused in tests/models",
+        "length_penalty": LENGTHS,
+    },
+    "generate": {"length_penalty": LENGTHS},
     "chat": {
+        "length_penalty": LENGTHS,
         "logprobs": "a chat shows words; `luban generate` shows probabilities",
         "ignore_eos": "for measuring speed; shared with generate, where it is tested",
     },
+    "inspect attention": dict.fromkeys(
+        ("answer", "max_tokens"), "of encoder-decoders; tested in tests/inference/test_inspect.py"
+    ),
     "fetch": {"name": NETWORK},
     "quickstart": dict.fromkeys(("model", "minutes"), "run as a whole in test_quickstart.py"),
 }
@@ -301,6 +373,7 @@ def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> di
     assert main(words.split()) == 0
     torch.manual_seed(9)
     write_model_folder(root / "other_model", tiny.llama(context=256), load(workspace.tokenizer))
+    _write_masked(workspace, root)
     (root / "prompts.txt").write_text("one\ntwo\n", encoding="utf-8")
     rows = workspace.rows.read_text("utf-8").splitlines()
     (root / "scores.jsonl").write_text(
@@ -310,16 +383,41 @@ def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> di
     words = f"data prepare --data {workspace.raw} --holdout 20 --out {root / 'other_documents'}"
     assert main(words.split()) == 0
     (root / "questions.jsonl").write_text("\n".join(rows[5:25]) + "\n", encoding="utf-8")
+    write_pairs(root / "pairs.jsonl", 40, seed=1)
+    write_pairs(root / "held-pairs.jsonl", 10, seed=2)
+    write_pairs(root / "other-pairs.jsonl", 20, seed=3)
     return {
         **{name: str(path) for name, path in vars(workspace).items()},
         "other": str(root / "other"),
         "other_model": str(root / "other_model"),
         "other_documents": str(root / "other_documents"),
+        "masked": str(root / "masked"),
+        "other_masked": str(root / "other_masked"),
         "scores": str(root / "scores.jsonl"),
         "csv": str(root / "table.csv"),
         "prompts": str(root / "prompts.txt"),
         "questions": str(root / "questions.jsonl"),
+        "pairs": str(root / "pairs.jsonl"),
+        "held_pairs": str(root / "held-pairs.jsonl"),
+        "other_pairs": str(root / "other-pairs.jsonl"),
     }
+
+
+def _write_masked(workspace: Workspace, root: Path) -> None:
+    """Two random BERTs over a WordPiece vocabulary, for `fill-mask`."""
+    import torch
+
+    from luban.tokenizers.files import load
+    from luban.training.checkpoint import write_model_folder
+    from tests import tiny
+
+    words = (
+        f"tokenizer train --data {workspace.documents} --type wordpiece --vocab 384 --out {root / 'pieces'}"
+    )
+    assert main(words.split()) == 0
+    for seed, name in enumerate(("masked", "other_masked")):
+        torch.manual_seed(seed)
+        write_model_folder(root / name, tiny.bert(), load(root / "pieces"))
 
 
 @pytest.fixture(scope="module")

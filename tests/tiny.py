@@ -6,8 +6,11 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from luban.models.bert import Bert
+    from luban.models.bloom import Bloom
     from luban.models.gpt2 import GPT2
     from luban.models.llama import Llama
+    from luban.models.mamba import Mamba
     from luban.tokenizers.files import FileTokenizer
 
 TEXTS = [
@@ -49,6 +52,30 @@ def gpt2(**changes: Any) -> GPT2:
 
     numbers: dict[str, Any] = {"vocab": 384, "dim": 32, "layers": 2, "heads": 4, "context": 64}
     return GPT2(GPT2Config(**(numbers | changes)))
+
+
+def bert(**changes: Any) -> Bert:
+    """A two-layer BERT with both heads of pretraining, over 384 ids; seed before calling."""
+    from luban.models.bert import Bert, BertConfig
+
+    numbers: dict[str, Any] = {"vocab": 384, "dim": 32, "layers": 2, "heads": 4, "context": 64}
+    return Bert(BertConfig(**(numbers | changes)))
+
+
+def bloom(**changes: Any) -> Bloom:
+    """A two-layer BLOOM over the tiny tokenizer's ids; seed before calling."""
+    from luban.models.bloom import Bloom, BloomConfig
+
+    numbers: dict[str, Any] = {"vocab": 384, "dim": 32, "layers": 2, "heads": 4}
+    return Bloom(BloomConfig(**(numbers | changes)))
+
+
+def mamba(**changes: Any) -> Mamba:
+    """A two-layer Mamba over the tiny tokenizer's ids; seed before calling."""
+    from luban.models.mamba import Mamba, MambaConfig
+
+    numbers: dict[str, Any] = {"vocab": 384, "dim": 32, "layers": 2, "context": 64}
+    return Mamba(MambaConfig(**(numbers | changes)))
 
 
 VENDOR_CHATML = (

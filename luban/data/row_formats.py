@@ -6,6 +6,7 @@ A row is recognised by its keys, in this order (further keys are left alone):
     sharegpt        {"conversations": [{"from", "value"}...], "system"?, "tools"?}
     alpaca          {"instruction", "output", "input"?, "system"?, "history"?: [[question, answer]...]}
     prompt          {"prompt", "completion"}: both texts, or both lists of messages
+    pair            {"source", "target"}: a text and its translation, or whatever it is turned into
     text            {"text"}
 """
 
@@ -102,6 +103,10 @@ def _read_prompt(raw: dict[str, Any], where: str) -> Row:
     raise DataError("'prompt' and 'completion' must be two texts or two lists of messages", where=where)
 
 
+def _read_pair(raw: dict[str, Any], where: str) -> Row:
+    return Row(where=where, prompt=_text(raw, "source", where), completion=_text(raw, "target", where))
+
+
 def _read_text(raw: dict[str, Any], where: str) -> Row:
     return Row(where=where, completion=_text(raw, "text", where))
 
@@ -111,6 +116,7 @@ READERS: dict[tuple[str, ...], Callable[[dict[str, Any], str], Row]] = {
     ("conversations",): _read_sharegpt,
     ("instruction", "output"): _read_alpaca,
     ("prompt", "completion"): _read_prompt,
+    ("source", "target"): _read_pair,
     ("text",): _read_text,
 }
 

@@ -44,6 +44,10 @@ class Config:
     """How text is split before merging, as in these models; wordpiece and words have their own way."""
     min_frequency: Annotated[int, Ge(1)] = DEFAULT_FREQUENCY
     """Learn only what occurs this often; unigram has no such threshold."""
+    special_tokens: tuple[str, ...] = ()
+    """More special tokens, behind all others: `<mask>` for what is hidden from BART."""
+    sentinels: Annotated[int, Ge(0)] = 0
+    """T5's special tokens for missing spans, `<extra_id_0>` and so on; rows of 256 tokens take 14 of them."""
     max_bytes: Annotated[int, Ge(0)] = 200_000_000
     """Learn from the first documents up to this many bytes of text; 0 takes all."""
 
@@ -62,6 +66,7 @@ def run(config: Config) -> dict[str, Any]:
     """Make the tokenizer folder with `report.json` and `report.html`; returns the report."""
     from luban.data.progress import announce
     from luban.data.sources import read_documents
+    from luban.tokenizers.kinds import SENTINEL
     from luban.tokenizers.train import train
 
     stage = "tokenizer train"
@@ -75,6 +80,7 @@ def run(config: Config) -> dict[str, Any]:
             vocab=config.vocab,
             pattern=config.pattern,
             min_frequency=config.min_frequency,
+            special_tokens=(*config.special_tokens, *map(SENTINEL.format, range(config.sentinels))),
         )
         tokenizer.save(folder)
         results = {

@@ -1,4 +1,4 @@
-"""What must be beaten: uniform, unigram and bigram over the model's own tokens, and gzip over the bytes.
+"""What must be beaten: uniform, unigram, bigram and 5-gram over the model's own tokens, and gzip over the bytes.
 
 The counts come from the training documents, the bits from the held-out ones, exactly as for the model.
 """
@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import gzip
 import math
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from luban.data.document import Document
 from luban.errors import DataError
 from luban.evaluation.bits import Bits, bits
+from luban.ngram.settings import Smoothing
+from luban.ngram.tokens import TokenCounter
 from luban.tokenizers.base import Tokenizer
 
 Ids = np.ndarray
+LONGEST = 5
 
 
 def baseline_bits(
@@ -25,19 +30,22 @@ def baseline_bits(
     """Bits per byte of each baseline on `held_out`, by name."""
     if not train:
         raise DataError("no training document to count n-grams in", where="setting 'baselines'")
-    counts = BigramCounts(_with_start(tokenizer, train), vocab=tokenizer.vocab_size)
+    learned = _with_start(tokenizer, train)
+    counts = BigramCounts(learned, vocab=tokenizer.vocab_size)
     rows = _with_start(tokenizer, held_out)
     sizes = [len(document.text.encode()) for document in held_out]
     tokens = sum(len(row) - 1 for row in rows)
     uniform = [(len(row) - 1) * math.log(tokenizer.vocab_size) for row in rows]
     unigram = [float(-np.log(counts.unigram[row[1:]]).sum()) for row in rows]
     bigram = [float(-np.log(counts.bigram(row[:-1], row[1:])).sum()) for row in rows]
+    five_gram = kneser_ney_nats(learned, rows, vocab=tokenizer.vocab_size, eos=tokenizer.eos_id or 0)
     whole = "\n".join(document.text for document in held_out).encode()
     packed = len(gzip.compress(whole, 9)) * 8 * math.log(2)
     return {
         "uniform": bits(nats=uniform, sizes=sizes, tokens=tokens),
         "unigram": bits(nats=unigram, sizes=sizes, tokens=tokens),
         "bigram": bits(nats=bigram, sizes=sizes, tokens=tokens),
+        f"{LONGEST}-gram": bits(nats=five_gram, sizes=sizes, tokens=tokens),
         "gzip": bits(nats=[packed], sizes=[sum(sizes)], tokens=0),
     }
 
@@ -66,6 +74,22 @@ class BigramCounts:
         followed, kinds = self.followed[histories], self.kinds[histories]
         mixed = (seen + kinds * self.unigram[words]) / np.maximum(followed + kinds, 1)
         return np.where(followed > 0, mixed, self.unigram[words])
+
+
+def kneser_ney_nats(learned: Sequence[Ids], rows: Sequence[Ids], *, vocab: int, eos: int) -> list[float]:
+    """What each of `rows` costs a 5-gram model of `learned`, smoothed by interpolated modified Kneser-Ney.
+
+    Each row begins with the token that stands before texts. Ends of texts (`eos`) are counted, but cost nothing here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        counter = TokenCounter(LONGEST, vocab=vocab, eos=eos, folder=Path(folder))
+        counter.add([np.append(row[1:], eos) for row in learned])
+        table, _ = counter.table(Smoothing())
+    nats = []
+    for row in rows:
+        symbols = np.append(table.start, row[1:-1])[None]
+        nats.append(-float(table.score(table.follow(symbols)[0], row[1:]).sum(dtype=np.float64)))
+    return nats
 
 
 def _with_start(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Ids]:

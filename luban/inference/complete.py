@@ -21,6 +21,7 @@ from luban.lm import Generation, OpenLM, Sampling
 class Config(Sampling, DeviceConfig):
     """Continue text with a model out of a folder in Hugging Face layout; no chat template is applied.
 
+    An encoder-decoder answers the text (translates it, if that is what it learnt) instead of continuing it.
     Without `--prompt` and `--prompts` the prompt is what stands on standard input.
     """
 
@@ -48,19 +49,21 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
     return {
         "model": lm.name,
         "seed": sampling.seed,
+        "continues": getattr(lm, "continues", True),
         "generations": rows,
         "tokens_per_s": tokens / seconds,
     }
 
 
 def show(results: dict[str, Any]) -> None:
-    """Print each prompt with its continuation; why it ended goes to stderr."""
+    """Print each prompt with its continuation, or its answer below; why it ended goes to stderr."""
     from rich.console import Console
     from rich.text import Text
 
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    between = "" if results["continues"] else "\n"
     for row in results["generations"]:
-        console.print(Text(row["prompt"], style="dim") + Text(row["text"]), soft_wrap=True)
+        console.print(Text(row["prompt"] + between, style="dim") + Text(row["text"]), soft_wrap=True)
         notes.print(f"[dim]({row['tokens']} tokens, ended by {row['finish_reason']})[/dim]")
 
 

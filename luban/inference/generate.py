@@ -17,7 +17,6 @@ from luban.errors import PromptError
 from luban.inference.sampling import Sampler, log_probability
 from luban.inference.stopping import StopText
 from luban.lm import Generation, Sampling
-from luban.models.base import dense_cache
 from luban.tokenizers.base import Tokenizer
 from luban.tokenizers.stream import StreamDecoder
 
@@ -138,7 +137,7 @@ def run_batch(model: Any, requests: Sequence[Request]) -> Iterator[list[str]]:
     longest = tokens.shape[1]
     capacity = longest + max(request.budget for request in requests)
     valid = None if valid is None else torch.nn.functional.pad(valid, (0, capacity - longest), value=True)
-    cache = dense_cache(model, batch=len(requests), capacity=capacity, valid=valid)
+    cache = model.make_cache(batch=len(requests), capacity=capacity, valid=valid)
     while True:
         states = model.hidden(tokens, positions, cache)
         for slot in cache:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 from luban.device import DeviceConfig, start
 from luban.errors import ModelError, PromptError
 from luban.folder import read_json
+from luban.inference.beam import generate_beams
 from luban.inference.generate import generate_tokens, stream_tokens
+from luban.inference.reading import beginnings, read_prompts
 from luban.inference.score import score_tokens, split_pair
 from luban.lm import Conversation, Generation, Sampling, Score
-from luban.models import hf
+from luban.models import FAMILIES, Kind, hf
+from luban.models.seq2seq import Seq2Seq
 from luban.nn.attention import Attention
 from luban.nn.mlp import GatedMLP
 from luban.tokenizers import files
@@ -23,6 +27,10 @@ from luban.tokenizers.files import FileTokenizer
 
 BATCH_TOKENS = 8192
 """How many cached positions, padding and answers included, one batch of prompts may take."""
+WRITERS: tuple[Kind, ...] = ("causal", "seq2seq", "counted")
+"""Kinds of models that write text."""
+SCORERS: tuple[Kind, ...] = ("causal", "counted")
+"""Kinds of models that say how likely a text is."""
 SUGGESTIONS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -56,7 +64,11 @@ def check_folder(folder: Path) -> None:
 
 
 class LocalLM:
-    """A model and its tokenizer on this machine; see `lm.LM` for what each method promises."""
+    """A model and its tokenizer on this machine; see `lm.LM` for what each method promises.
+
+    An encoder-decoder reads a prompt and answers it; any other model continues it (`continues`). What a model of
+    its kind cannot do raises PromptError.
+    """
 
     def __init__(
         self, model: Any, tokenizer: FileTokenizer, *, name: str, settings: dict[str, Any] | None = None
@@ -66,13 +78,17 @@ class LocalLM:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.context: int = model.config.context
         self.stop_ids = frozenset(tokenizer.stop_ids)
+        self.continues = not isinstance(model, Seq2Seq)
         self._before_text = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+        # An encoder-decoder's source ends like a text; a text to be continued does not.
+        self._after_text = [] if self.continues or tokenizer.eos_id is None else [tokenizer.eos_id]
         self.suggested = {key: settings[key] for key in SUGGESTIONS if settings.get(key) is not None}
 
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
-        """Continue each prompt."""
+        """Continue, or answer, each prompt."""
         encoded = self.tokenizer.encode_batch(list(prompts))
-        return self._generate_ids([[*self._before_text, *ids] for ids in encoded], sampling)
+        whole = [[*self._before_text, *ids, *self._after_text] for ids in encoded]
+        return self._generate_ids(whole, sampling)
 
     def chat(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
         """The assistant's next turn in each conversation; raises PromptError if there is no chat template."""
@@ -81,6 +97,9 @@ class LocalLM:
     def stream(self, conversation: Conversation, sampling: Sampling) -> Iterator[str]:
         """Pieces of one chat answer as they come, never with a broken character."""
         prompt = self._render(conversation)
+        self._require(WRITERS, "write text")
+        if sampling.beams > 1 or not self.continues:
+            return iter([self._generate_batch([prompt], sampling)[0].text])
         return stream_tokens(self.model, prompt, sampling, tokenizer=self.tokenizer, stop_ids=self.stop_ids)
 
     def count(self, conversation: Conversation) -> int:
@@ -93,27 +112,48 @@ class LocalLM:
         With an empty context the tokenizer's begin token (or else its end token) stands before the text, so
         that every token has a probability; a longer document begins anew, like this, in each window.
         """
+        self._require(SCORERS, "say how likely a text is")
         split = [split_pair(self.tokenizer, context, continuation) for context, continuation in pairs]
         whole = [([*self._before_text, *left] if left else [], right) for left, right in split]
         return score_tokens(self.model, whole, begin=self._begin())
 
     def _generate_ids(self, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
         """Answers in the order of `prompts`, computed in batches of similar length."""
+        self._require(WRITERS, "write text")
         answers: dict[int, Generation] = {}
         by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         while by_length:
             capacity = min(len(prompts[by_length[0]]) + sampling.max_tokens, self.context)
-            rows = max(1, BATCH_TOKENS // capacity)
+            rows = max(1, BATCH_TOKENS // (capacity * sampling.beams))
             batch, by_length = by_length[:rows], by_length[rows:]
-            finished = generate_tokens(
-                self.model,
-                [prompts[index] for index in batch],
-                [sampling] * len(batch),
-                tokenizer=self.tokenizer,
-                stop_ids=self.stop_ids,
-            )
+            finished = self._generate_batch([prompts[index] for index in batch], sampling)
             answers.update(zip(batch, finished, strict=True))
         return [answers[index] for index in range(len(prompts))]
+
+    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
+        """Answers to prompts that are computed together, by drawing or by beam search."""
+        model, begun = self.model, prompts
+        if isinstance(model, Seq2Seq):
+            begun = beginnings(model, len(prompts))
+            model = read_prompts(model, prompts, times=sampling.beams)
+        known: dict[str, Any] = {"tokenizer": self.tokenizer, "stop_ids": self.stop_ids}
+        if sampling.beams > 1:
+            made = generate_beams(model, begun, sampling, **known)
+        else:
+            made = generate_tokens(model, begun, [sampling] * len(begun), **known)
+        return [
+            dataclasses.replace(answer, prompt_tokens=len(prompt))
+            for answer, prompt in zip(made, prompts, strict=True)
+        ]
+
+    def _require(self, kinds: Sequence[Kind], deed: str) -> None:
+        model_type = self.model.config.model_type
+        kind = FAMILIES[model_type].kind
+        if kind not in kinds:
+            others = ", ".join(name for name, family in FAMILIES.items() if family.kind in kinds)
+            what = f"a '{model_type}' model cannot {deed}: it is of the kind '{kind}'"
+            hint = f"{'luban fill-mask, or ' if kind == 'masked' else ''}a model of another family: {others}"
+            raise PromptError(what, where=self.name, hint=hint)
 
     def _render(self, conversation: Conversation) -> list[int]:
         if self.tokenizer.chat_template is None:

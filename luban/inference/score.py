@@ -15,6 +15,7 @@ from torch import Tensor
 
 from luban.errors import PromptError
 from luban.lm import Score
+from luban.models.ngram import NgramLM
 from luban.tokenizers.base import Tokenizer
 
 BATCH_TOKENS = 4096
@@ -117,12 +118,26 @@ def score_batch(model: Any, batch: Sequence[Window]) -> list[tuple[list[float], 
         ]
     )
     targets = torch.tensor([token for window in batch for token in window.targets], device=device)
-    logps, likeliest = _through_head(model, needed, targets)
     sizes = [len(window.targets) for window in batch]
+    if isinstance(model, NgramLM):
+        return [
+            _looked_up(model, *part) for part in zip(needed.split(sizes), targets.split(sizes), strict=True)
+        ]
+    logps, likeliest = _through_head(model, needed, targets)
     return [
         (values.tolist(), bool(flags.all()))
         for values, flags in zip(logps.split(sizes), likeliest.split(sizes), strict=True)
     ]
+
+
+def _looked_up(
+    model: NgramLM, states: Int[Tensor, "tokens order"], targets: Int[Tensor, " tokens"]
+) -> tuple[list[float], bool]:
+    """One window's result, each target looked up alone; all tokens are asked for only while it is the likeliest."""
+    pairs = zip(states, targets, strict=True)
+    return model.logps(states, targets).tolist(), all(
+        model.head(state).argmax() == target for state, target in pairs
+    )
 
 
 def _through_head(

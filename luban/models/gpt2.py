@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from luban.errors import ModelError, PromptError
-from luban.models.base import CausalLM, dtype_entry, from_entries, reject_unsupported
+from luban.models.base import CausalLM, Shape, dtype_entry, from_entries, reject_unsupported
 from luban.models.names import Fused, Names
 from luban.nn.attention import Attention
 from luban.nn.cache import Cache, LayerCache
@@ -108,6 +109,16 @@ class GPT2Config:
         """Read an HF `config.json`; raises ModelError naming a missing or unsupported entry."""
         reject_unsupported(config, SUPPORTED)
         return from_entries(cls, config, HF_ENTRIES, dtype=dtype_entry(config))
+
+    @classmethod
+    def sized(cls, shape: Shape) -> Self:
+        """A new model's config: heads of 64, an MLP 4 times as wide as the stream."""
+        numbers: dict[str, Any] = dataclasses.asdict(shape)
+        heads = numbers["heads"] or max(1, shape.dim // 64)
+        if numbers.pop("kv_heads") not in (0, heads):
+            raise ModelError(f"kv_heads {shape.kv_heads} for {heads} heads; GPT-2 has as many of both")
+        numbers["heads"] = heads
+        return cls(**numbers)
 
     def to_hf(self) -> dict[str, Any]:
         """HF's `config.json`. Nothing is dropped out in training here, and it says so."""

@@ -21,14 +21,15 @@ from luban.device import dtype_named
 from luban.errors import DataError, ModelError, nearest
 from luban.folder import atomic_file, read_json, require_space, write_json
 from luban.models import FAMILIES, Family
-from luban.models.base import CausalLM, ModelConfig
+from luban.models.base import ModelConfig
 from luban.models.names import Names, Stored, plan
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-HEAD = "lm_head.weight"
 SHARD_BYTES = 5 * 10**9
+EMBEDDINGS = ("embedding.weight", "model.embedding.weight")
+"""What a tied head shares: of a model itself, or of one that carries a task's head."""
 
 
 def load_config(folder: str | Path) -> Any:
@@ -47,7 +48,7 @@ def load_config(folder: str | Path) -> Any:
         raise ModelError(error.what, where=path, hint=error.hint) from None
 
 
-def load(folder: str | Path, *, dtype: str = "float32", device: str | torch.device = "cpu") -> CausalLM:
+def load(folder: str | Path, *, dtype: str = "float32", device: str | torch.device = "cpu") -> Any:
     """The model in `folder`, its weights in `dtype` (`auto`: as stored) on `device`.
 
     Weights that need no conversion stay mapped to the file: pages are read when they are first used, and
@@ -56,51 +57,66 @@ def load(folder: str | Path, *, dtype: str = "float32", device: str | torch.devi
     folder = Path(folder)
     config = load_config(folder)
     config = dataclasses.replace(config, dtype=config.dtype if dtype == "auto" else dtype)
-    kind = dtype_named(config.dtype)
     family = _family(config.model_type)
     with torch.device("meta"):
         model = family.model(config)
-    weights: dict[str, Tensor] = {}
-    for name, part in _checked(folder, model, family.names):
-        weights[name] = part.to(device=device, dtype=kind).contiguous()
-    model.load_state_dict(weights, assign=True, strict=not config.tied)
-    if config.tied:
-        model.head.weight = model.embedding.weight
+    read_weights(model, family.names, folder, dtype=dtype_named(config.dtype), device=device)
     return model
+
+
+def read_weights(
+    model: Any, names: Names, folder: Path, *, dtype: torch.dtype, device: str | torch.device
+) -> None:
+    """Give `model`, made on `meta`, the weights in `folder`, all of which fit it; raises as `load` does."""
+    weights: dict[str, Tensor] = {}
+    for name, part in _checked(folder, model, names):
+        kind = dtype if part.is_floating_point() else part.dtype
+        weights[name] = part.to(device=device, dtype=kind).contiguous()
+    model.load_state_dict(weights, assign=True, strict=not model.config.tied)
+    if model.config.tied:
+        model.tie()
 
 
 def build(
     config: Mapping[str, Any] | ModelConfig, *, dtype: str = "float32", device: str | torch.device = "cpu"
-) -> CausalLM:
+) -> Any:
     """A fresh model with random weights (torch's global seed) from a family's config or HF's entries."""
     known = config if not isinstance(config, Mapping) else _from_entries(config)
     model = _family(known.model_type).model(dataclasses.replace(known, dtype=dtype))  # pyright: ignore[reportArgumentType] - every ModelConfig is a dataclass
     return model.to(device=device, dtype=dtype_named(dtype))
 
 
-def save(model: CausalLM, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+def save(model: Any, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write `config.json` and the weights, in the dtype they have; shards and an index above `shard_bytes`.
 
     Each file appears whole or not at all, the config last; other files of the folder are left alone.
     """
-    folder = Path(folder)
-    config = dataclasses.replace(model.config, dtype=str(model.embedding.weight.dtype).removeprefix("torch."))
+    config = dataclasses.replace(
+        model.config, dtype=str(next(model.parameters()).dtype).removeprefix("torch.")
+    )
+    names = _family(config.model_type).names
+    write_model(model, names, config.to_hf(), Path(folder), shard_bytes=shard_bytes)
+
+
+def write_model(
+    model: Any, names: Names, entries: Mapping[str, Any], folder: Path, *, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write the weights under `names`, and `entries` as `config.json`; see `save`."""
     parameters = dict(model.named_parameters())
-    stored = plan(_family(config.model_type).names, parameters, layers=config.layers)
+    stored = plan(names, parameters)
     require_space(folder, sum(parameter.nbytes for parameter in parameters.values()))
     shards = _shards(stored, parameters, shard_bytes)
     files = [WEIGHTS] if len(shards) == 1 else [_shard_file(i, len(shards)) for i in range(len(shards))]
-    for file, names in zip(files, shards, strict=True):
+    for file, members in zip(files, shards, strict=True):
+        tensors = {name: stored[name].join(parameters) for name in members}
         with atomic_file(folder / file) as work:
-            save_file(
-                {name: stored[name].join(parameters) for name in names}, work, metadata={"format": "pt"}
-            )
+            save_file(tensors, work, metadata={"format": "pt"})
     if len(shards) > 1:
-        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        weight_map = {name: file for file, members in zip(files, shards, strict=True) for name in members}
         total = sum(parameter.nbytes for parameter in parameters.values())
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     _remove_stale(folder, files)
-    write_json(folder / CONFIG, config.to_hf())
+    write_json(folder / CONFIG, entries)
 
 
 def _family(model_type: Any) -> Family:
@@ -121,15 +137,16 @@ def _read_json(path: Path) -> Any:
         raise ModelError(error.what, where=error.where) from None
 
 
-def _checked(folder: Path, model: CausalLM, names: Names) -> Iterator[tuple[str, Tensor]]:
+def _checked(folder: Path, model: Any, names: Names) -> Iterator[tuple[str, Tensor]]:
     """Each of the model's parameters with its value from the files, after all tensors were found fitting."""
     parameters = dict(model.named_parameters())
-    stored = plan(names, parameters, layers=model.config.layers)
+    stored = plan(names, parameters)
     found: dict[str, Tensor] = {}
     for path in _weight_files(folder):
         for name, tensor in _read_tensors(path, names, stored, tied=model.config.tied):
             if name in stored:
-                _check(tensor, name, stored[name].shape(parameters), path)
+                fits = parameters[stored[name].parameters[0]]
+                _check(tensor, name, stored[name].shape(parameters), path, whole=not fits.is_floating_point())
             found[name] = tensor
     missing = [name for name in stored if name not in found]
     if missing:
@@ -137,10 +154,11 @@ def _checked(folder: Path, model: CausalLM, names: Names) -> Iterator[tuple[str,
             f"weight '{missing[0]}' is missing ({len(missing)} of {len(stored)} are)",
             where=folder,
             hint='"tie_word_embeddings": true in config.json if the model has no head of its own'
-            if missing == [HEAD]
+            if missing == [names.head]
             else None,
         )
-    _check_tied_head(found, stored, folder)
+    _check_tied_head(found, stored, names.head, folder)
+    _check_copies(found, stored, names, folder)
     for name, entry in stored.items():
         yield from entry.split(found.pop(name)).items()
 
@@ -168,7 +186,7 @@ def _read_tensors(
     path: Path, names: Names, stored: Mapping[str, Stored], *, tied: bool
 ) -> Iterator[tuple[str, Tensor]]:
     """The file's tensors under HF's full names, mapped, not copied; buffers that nothing reads left out."""
-    expected = {*stored, HEAD} if tied else set(stored)
+    expected = {*stored, *names.copies, *([names.head] if tied else [])}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             full = {written: _full_name(written, names, expected, path) for written in file.keys()}  # noqa: SIM118 - not a dict
@@ -179,34 +197,58 @@ def _read_tensors(
 
 def _full_name(written: str, names: Names, expected: AbstractSet[str], path: Path) -> str | None:
     """The name of a tensor with the prefix it may lack; None for a buffer. Raises ModelError if unknown."""
-    for name in (written, f"{names.prefix}{written}"):
+    for name in (names.today(written), f"{names.prefix}{names.today(written)}"):
         if name in expected:
             return name
     if written.endswith(names.buffers):
         return None
-    raise ModelError(f"unknown weight '{written}'", where=path, hint="the config may be another model's")
+    raise ModelError(
+        f"unknown weight '{written}'",
+        where=path,
+        hint="config.json may be another model's, or name an architecture with fewer parts",
+    )
 
 
-def _check(tensor: Tensor, name: str, shape: list[int], path: Path) -> None:
+def _check(tensor: Tensor, name: str, shape: list[int], path: Path, *, whole: bool) -> None:
+    """Raise ModelError unless the tensor has the shape, and whole numbers just where the model has them."""
     if list(tensor.shape) != shape:
         raise ModelError(
             f"weight '{name}' has shape {list(tensor.shape)}, config.json makes it {shape}", where=path
         )
-    if not tensor.is_floating_point():
+    if tensor.is_floating_point() == whole:
         raise ModelError(
-            f"weight '{name}' is {tensor.dtype}: quantised weights are not supported", where=path
+            f"weight '{name}' is {tensor.dtype}, not whole numbers"
+            if whole
+            else f"weight '{name}' is {tensor.dtype}: quantised weights are not supported",
+            where=path,
         )
 
 
-def _check_tied_head(found: Mapping[str, Tensor], stored: Mapping[str, Stored], folder: Path) -> None:
+def _check_tied_head(
+    found: Mapping[str, Tensor], stored: Mapping[str, Stored], head: str, folder: Path
+) -> None:
     """A tied model's file may repeat the embedding as head, but not hold another one."""
-    embedding = next(name for name, entry in stored.items() if entry.parameters == ("embedding.weight",))
-    if HEAD in found and HEAD not in stored and not torch.equal(found[HEAD], found[embedding]):
+    if head not in found or head in stored:
+        return
+    embedding = next(name for name, entry in stored.items() if entry.parameters[0] in EMBEDDINGS)
+    if not torch.equal(found[head], found[embedding]):
         raise ModelError(
-            f"the config ties the head to the embedding, but '{HEAD}' differs from '{embedding}'",
+            f"the config ties the head to the embedding, but '{head}' differs from '{embedding}'",
             where=folder,
             hint='"tie_word_embeddings": false in config.json',
         )
+
+
+def _check_copies(
+    found: Mapping[str, Tensor], stored: Mapping[str, Stored], names: Names, folder: Path
+) -> None:
+    """A file may hold the embedding under several names, but not different ones."""
+    for copy in (name for name in names.copies if name in found):
+        embedding = next(name for name, entry in stored.items() if entry.parameters[0] in EMBEDDINGS)
+        if not torch.equal(found[copy], found[embedding]):
+            raise ModelError(
+                f"'{copy}' differs from '{embedding}'; this family has one embedding", where=folder
+            )
 
 
 def _shards(

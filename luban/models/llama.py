@@ -1,11 +1,13 @@
 """The LLaMA family: RMSNorm before, rotary positions, gated MLP, shared key heads.
 
-Qwen2 (biases on q, k, v), Qwen3 (norms on q and k) and Mistral without a window are the same wiring and differ
-by a flag: presets at the end of this file.
+Its members are one wiring and differ by little: Qwen2 has biases on q, k and v, Qwen3 norms on q and k, Mistral
+sees a window of the text only, Mixtral and Qwen3-MoE have experts in the MLP's place. `presets.py` has the sizes
+that were published.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -16,72 +18,28 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from luban.errors import ModelError
-from luban.models.base import CausalLM, dtype_entry, from_entries, reject_unsupported
-from luban.models.names import Names
+from luban.models.base import CausalLM, Shape, dtype_entry, from_entries, reject_unsupported
+from luban.models.llama_files import (
+    MEMBERS,
+    SUPPORTED,
+    Member,
+    entries_of,
+    read_rope,
+    read_windows,
+    write_rope,
+    write_windows,
+)
 from luban.nn.attention import Attention
-from luban.nn.cache import Cache, LayerCache
+from luban.nn.cache import Cache, Isolated, LayerCache, Windowed
 from luban.nn.init import initialise, unset_embedding
 from luban.nn.linear import Linear
 from luban.nn.mlp import GatedMLP
+from luban.nn.moe import MoE
 from luban.nn.norms import RMSNorm
-from luban.nn.positions import RopeScaling, Rotary, Rotation
+from luban.nn.positions import Rotary, Rotation
+from luban.nn.rope_scaling import RopeScaling
 
-ModelType = Literal["llama", "qwen2", "qwen3", "mistral"]
-
-HF_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "mistral": "MistralForCausalLM",
-}
-HF_ENTRIES = {
-    "vocab_size": "vocab",
-    "hidden_size": "dim",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "kv_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "hidden",
-    "max_position_embeddings": "context",
-    "rms_norm_eps": "norm_eps",
-    "tie_word_embeddings": "tied",
-    "bos_token_id": "bos_id",
-    "eos_token_id": "eos_id",
-    "pad_token_id": "pad_id",
-}
-ROPE_ENTRIES = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_max_position_embeddings": "original_context",
-}
-ROPE_KINDS = {"linear": ("factor",), "llama3": tuple(ROPE_ENTRIES)}
-SUPPORTED = {
-    "hidden_act": ("silu", "swish"),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "partial_rotary_factor": (1.0,),
-}
-NAMES = Names(
-    modules={
-        "model.embed_tokens": "embedding",
-        "model.layers.*.input_layernorm": "blocks.*.attention_norm",
-        "model.layers.*.self_attn.q_proj": "blocks.*.attention.q",
-        "model.layers.*.self_attn.k_proj": "blocks.*.attention.k",
-        "model.layers.*.self_attn.v_proj": "blocks.*.attention.v",
-        "model.layers.*.self_attn.o_proj": "blocks.*.attention.o",
-        "model.layers.*.self_attn.q_norm": "blocks.*.attention.q_norm",
-        "model.layers.*.self_attn.k_norm": "blocks.*.attention.k_norm",
-        "model.layers.*.post_attention_layernorm": "blocks.*.mlp_norm",
-        "model.layers.*.mlp.gate_proj": "blocks.*.mlp.gate",
-        "model.layers.*.mlp.up_proj": "blocks.*.mlp.up",
-        "model.layers.*.mlp.down_proj": "blocks.*.mlp.down",
-        "model.norm": "norm",
-        "lm_head": "head",
-    },
-    prefix="model.",
-    buffers=("rotary_emb.inv_freq",),
-)
+ModelType = Literal["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +72,18 @@ class LlamaConfig:
     """Added to the mean square before its root is taken."""
     tied: bool = False
     """Share the embedding with the head."""
-    qkv_bias: bool = False
-    """Biases on the q, k and v projections (Qwen2)."""
-    qk_norm: bool = False
-    """RMSNorm on each head's queries and keys (Qwen3)."""
+    window: Annotated[int, Ge(0)] = 0
+    """How many places a token sees, its own among them; 0 means all before it."""
+    full_layers: tuple[int, ...] = ()
+    """Layers, by number, that see everything despite `window` (Qwen2, Qwen3)."""
+    experts: Annotated[int, Ge(0)] = 0
+    """MLPs to choose from in each block; 0 means one MLP and no choice."""
+    experts_per_token: Annotated[int, Ge(0)] = 0
+    """How many of the experts each token goes to."""
+    experts_normalised: bool = True
+    """Let the chosen experts' weights sum to 1."""
+    balance: Annotated[float, Ge(0)] = 0.001
+    """Weight of the loss that keeps experts evenly used, in training."""
     bos_id: int | None = None
     """Id that begins a text."""
     eos_id: int | tuple[int, ...] | None = None
@@ -136,48 +102,79 @@ class LlamaConfig:
             raise ModelError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.head_dim % 2:
             raise ModelError(f"head_dim {self.head_dim} is odd; rotary positions turn pairs")
-        for flag, owner in (("qkv_bias", "qwen2"), ("qk_norm", "qwen3")):
-            if getattr(self, flag) != (self.model_type == owner):
-                raise ModelError(
-                    f"{flag} is {getattr(self, flag)} for {self.model_type}; only {owner} has it"
-                )
+        self._check_windows()
+        self._check_experts()
+        scaling = self.rope_scaling
+        if scaling is not None and scaling.kind == "dynamic" and scaling.original_context != self.context:
+            told = f"dynamic rope_scaling begins at {scaling.original_context} tokens"
+            raise ModelError(f"{told}, the context is {self.context}; files can only say one number for both")
+
+    def _check_windows(self) -> None:
+        allowed = self.member.windows
+        if self.window and allowed == "none":
+            raise ModelError(f"window {self.window} for {self.model_type}, which sees the whole text")
+        if self.full_layers and not (self.window and allowed == "by layer"):
+            raise ModelError(f"full_layers {self.full_layers} for {self.model_type} of window {self.window}")
+        beyond = [layer for layer in self.full_layers if not 0 <= layer < self.layers]
+        if beyond:
+            raise ModelError(f"full_layers has {beyond[0]}; the layers are 0 to {self.layers - 1}")
+
+    def _check_experts(self) -> None:
+        if bool(self.experts) != self.member.experts:
+            having = ", ".join(name for name, member in MEMBERS.items() if member.experts)
+            raise ModelError(f"experts is {self.experts} for {self.model_type}; those with experts: {having}")
+        if not min(1, self.experts) <= self.experts_per_token <= self.experts:
+            raise ModelError(f"experts_per_token is {self.experts_per_token} of {self.experts} experts")
+        if self.model_type == "mixtral" and not self.experts_normalised:
+            raise ModelError("experts_normalised is False for mixtral, whose weights always sum to 1")
+
+    @property
+    def member(self) -> Member:
+        """What the family's member is, apart from numbers."""
+        return MEMBERS[self.model_type]
+
+    def window_of(self, layer: int) -> int:
+        """How many places the tokens of `layer` see; 0 means all."""
+        return 0 if layer in self.full_layers else self.window
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Self:
         """Read an HF `config.json`; raises ModelError naming a missing or unsupported entry."""
-        reject_unsupported(config, SUPPORTED)
-        _reject_window(config)
         model_type = config.get("model_type", "llama")
-        theta, scaling = _read_rope(config)
-        return from_entries(
-            cls,
-            config,
-            HF_ENTRIES,
-            model_type=model_type,
-            rope_theta=theta,
-            rope_scaling=scaling,
-            qkv_bias=model_type == "qwen2",
-            qk_norm=model_type == "qwen3",
-            dtype=dtype_entry(config),
-        )
+        member = MEMBERS[model_type]
+        reject_unsupported(config, SUPPORTED)
+        more = {**read_rope(config), **read_windows(config, model_type), "dtype": dtype_entry(config)}
+        if member.experts:
+            more["experts_normalised"] = model_type == "mixtral" or bool(config.get("norm_topk_prob"))
+        return from_entries(cls, config, entries_of(member), model_type=model_type, **more)
+
+    @classmethod
+    def sized(cls, shape: Shape) -> Self:
+        """A new model's config: heads of 64, an MLP of 8/3 of `dim` rounded up to 32.
+
+        With experts: 8 of them, half as wide, two for each token, which then costs what one whole MLP would.
+        """
+        numbers: dict[str, Any] = dataclasses.asdict(shape)
+        heads = shape.heads or max(1, shape.dim // 64)
+        numbers |= {"heads": heads, "kv_heads": shape.kv_heads or heads}
+        member = MEMBERS[shape.model_type]
+        width = shape.dim * 4 // 3 if member.experts else shape.dim * 8 // 3
+        numbers |= {"hidden": shape.hidden or -(-width // 32) * 32}
+        if member.experts:
+            numbers |= {"experts": 8, "experts_per_token": 2}
+        return cls(**numbers)
 
     def to_hf(self) -> dict[str, Any]:
         """HF's `config.json`, in the entries of transformers 4 and of 5."""
-        rope: dict[str, Any] = {"rope_type": "default"}
-        if self.rope_scaling is not None:
-            kept = ROPE_KINDS[self.rope_scaling.kind]
-            numbers = {entry: getattr(self.rope_scaling, ROPE_ENTRIES[entry]) for entry in kept}
-            rope = {"rope_type": self.rope_scaling.kind, **numbers}
-        windowless = {} if self.model_type == "llama" else {"sliding_window": None}
+        experts = {"norm_topk_prob": self.experts_normalised} if self.model_type == "qwen3_moe" else {}
         return {
-            "architectures": [HF_CLASSES[self.model_type]],
+            "architectures": [self.member.hf_class],
             "model_type": self.model_type,
-            **{entry: getattr(self, field) for entry, field in HF_ENTRIES.items()},
+            **{entry: getattr(self, field) for entry, field in entries_of(self.member).items()},
             "hidden_act": "silu",
-            "rope_theta": self.rope_theta,
-            "rope_scaling": None if self.rope_scaling is None else rope,
-            "rope_parameters": {**rope, "rope_theta": self.rope_theta},
-            **windowless,
+            **write_rope(self),
+            **write_windows(self),
+            **experts,
             "attention_bias": False,
             "dtype": self.dtype,
             "torch_dtype": self.dtype,
@@ -195,11 +192,11 @@ class Block(nn.Module):
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
-            qkv_bias=config.qkv_bias,
-            qk_norm_eps=config.norm_eps if config.qk_norm else None,
+            qkv_bias=config.member.qkv_bias,
+            qk_norm_eps=config.norm_eps if config.member.qk_norm else None,
         )
         self.mlp_norm = RMSNorm(config.dim, eps=config.norm_eps)
-        self.mlp = GatedMLP(config.dim, config.hidden)
+        self.mlp = _mlp(config)
 
     def forward(
         self, x: Float[Tensor, "batch seq dim"], rotation: Rotation, slot: LayerCache | None = None
@@ -208,10 +205,23 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+def _mlp(config: LlamaConfig) -> nn.Module:
+    if not config.experts:
+        return GatedMLP(config.dim, config.hidden)
+    return MoE(
+        config.dim,
+        config.hidden,
+        experts=config.experts,
+        chosen=config.experts_per_token,
+        normalised=config.experts_normalised,
+    )
+
+
 class Llama(CausalLM):
     """A decoder of the LLaMA family.
 
-    Source: Touvron et al. 2023 (arXiv:2302.13971); Qwen2 arXiv:2407.10671; Qwen3 arXiv:2505.09388.
+    Source: Touvron et al. 2023 (arXiv:2302.13971); Mistral arXiv:2310.06825; Mixtral arXiv:2401.04088;
+    Qwen2 arXiv:2407.10671; Qwen3 arXiv:2505.09388.
     """
 
     config: LlamaConfig
@@ -225,7 +235,7 @@ class Llama(CausalLM):
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.head = Linear(config.dim, config.vocab, bias=False)
         if config.tied:
-            self.head.weight = self.embedding.weight
+            self.tie()
         initialise(self, layers=config.layers)
 
     def hidden(
@@ -239,53 +249,21 @@ class Llama(CausalLM):
         x = self.embedding(tokens) if embeds is None else embeds
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
+        if cache is None and self.config.window:
+            cache = [Windowed(window) if window else None for window in self._windows()]
         return self.norm(self.run_blocks(x, cache, self.rotary(positions, x.dtype)))
 
+    def make_cache(self, *, batch: int, capacity: int, valid: Tensor | None = None) -> Cache:
+        """See `CausalLM.make_cache`."""
+        return [
+            self.dense_slot(batch=batch, capacity=capacity, valid=valid, window=window)
+            for window in self._windows()
+        ]
 
-def qwen2(**numbers: Any) -> LlamaConfig:
-    """A Qwen2 of these numbers."""
-    return LlamaConfig(model_type="qwen2", qkv_bias=True, **numbers)
+    def isolate(self, documents: Int[Tensor, "batch seq"]) -> Cache:
+        """See `CausalLM.isolate`."""
+        slots = {window: Isolated(documents, window) for window in set(self._windows())}
+        return [slots[window] for window in self._windows()]
 
-
-def qwen3(**numbers: Any) -> LlamaConfig:
-    """A Qwen3 of these numbers."""
-    return LlamaConfig(model_type="qwen3", qk_norm=True, **numbers)
-
-
-def _read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Base and scaling of the rotation, from `rope_parameters` or the older `rope_theta`, `rope_scaling`."""
-    entries: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(entries.get("rope_theta") or config.get("rope_theta") or 10000.0)
-    kind = entries.get("rope_type") or entries.get("type") or "default"
-    if any(isinstance(entry, Mapping) for entry in entries.values()):
-        raise ModelError("rotary positions that differ by layer are not supported", where="config.json")
-    reject_unsupported(entries, {"partial_rotary_factor": (1.0,)})
-    if kind == "default":
-        return theta, None
-    if kind not in ROPE_KINDS:
-        known = ", ".join(["default", *ROPE_KINDS])
-        raise ModelError(f"unknown rope_type '{kind}'; choose from: {known}", where="config.json")
-    missing = [entry for entry in ROPE_KINDS[kind] if entries.get(entry) is None]
-    if missing:
-        raise ModelError(f"rope_type '{kind}' needs '{missing[0]}'", where="config.json")
-    return theta, RopeScaling(
-        kind=kind, **{ROPE_ENTRIES[entry]: entries[entry] for entry in ROPE_KINDS[kind]}
-    )
-
-
-def _reject_window(config: Mapping[str, Any]) -> None:
-    """Raise ModelError where attention is limited to a window smaller than the context."""
-    window, context = config.get("sliding_window"), config.get("max_position_embeddings") or 0
-    if config.get("model_type") == "mistral":
-        window = config.get("sliding_window", 4096)  # transformers' default; null means none
-        active = True
-    else:
-        active = bool(config.get("use_sliding_window")) or "sliding_attention" in (
-            config.get("layer_types") or ()
-        )
-    if active and window is not None and window < context:
-        raise ModelError(
-            f"sliding_window {window} is smaller than the context {context}; windows are not supported yet",
-            where="config.json",
-            hint=f'"sliding_window": null with "max_position_embeddings": {window}, for texts up to that length',
-        )
+    def _windows(self) -> list[int]:
+        return [self.config.window_of(layer) for layer in range(self.config.layers)]

@@ -1,13 +1,15 @@
 """How Hugging Face calls and lays out a family's weights: a table, read in both directions.
 
-A table maps HF's module names to ours, `*` standing for a layer's number. Loading and saving both follow the
-plan made from it: which tensors a file must hold, and which parameters each of them is made of.
+A table maps HF's names of modules (or of parameters) to ours, `*` standing for a layer's or an expert's number.
+Loading and saving both follow the plan made from it: which tensors a file must hold, and which parameters each of
+them is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,7 +30,20 @@ class Names:
     prefix: str
     """What HF's names begin with and files of a model without head leave out: `model.`, `transformer.`."""
     buffers: tuple[str, ...]
-    """Ends of names that old files hold and nothing reads: masks and rotation tables, computed here."""
+    """Ends of names that files may hold and nothing reads: masks and rotation tables, computed here."""
+    head: str = "lm_head.weight"
+    """HF's name of the head, which a tied model's file may leave out or repeat."""
+    copies: tuple[str, ...] = ()
+    """HF's other names of the embedding, under which a file may repeat it."""
+    older: Mapping[str, str] = field(default_factory=dict)
+    """Ends of names in older files, with what stands there today."""
+
+    def today(self, written: str) -> str:
+        """The name of a file's tensor without an older end."""
+        for end, now in self.older.items():
+            if written.endswith(end):
+                return written.removesuffix(end) + now
+        return written
 
 
 @dataclass(frozen=True)
@@ -56,26 +71,31 @@ class Stored:
         return (whole.t() if self.transposed else whole).contiguous()
 
 
-def plan(names: Names, parameters: Mapping[str, Tensor], *, layers: int) -> dict[str, Stored]:
+def plan(names: Names, parameters: Mapping[str, Tensor]) -> dict[str, Stored]:
     """For each tensor of a file, by HF's name: what it holds. Covers every one of `parameters` once."""
     stored: dict[str, Stored] = {}
     for pattern, target in names.modules.items():
-        for layer in range(layers) if "*" in pattern else [0]:
-            stored |= _tensors(pattern, target, layer, parameters)
+        stored |= _tensors(pattern, target, parameters)
     covered = sorted(name for entry in stored.values() for name in entry.parameters)
     assert covered == sorted(parameters), set(parameters) ^ set(covered)
     return stored
 
 
-def _tensors(
-    pattern: str, target: str | Fused, layer: int, parameters: Mapping[str, Tensor]
-) -> dict[str, Stored]:
-    """The weight and bias, where there are such, of one HF module in one layer."""
+def _tensors(pattern: str, target: str | Fused, parameters: Mapping[str, Tensor]) -> dict[str, Stored]:
+    """What one line of the table names: the weights and biases of modules, or parameters themselves."""
     modules = target.modules if isinstance(target, Fused) else (target,)
+    leading = re.compile(re.escape(modules[0]).replace(r"\*", r"(\d+)") + r"(\.weight|\.bias|)")
     stored = {}
-    for leaf in ("weight", "bias"):
-        members = tuple(f"{module}.{leaf}".replace("*", str(layer)) for module in modules)
-        if members[0] in parameters:
-            transposed = isinstance(target, Fused) and leaf == "weight"
-            stored[f"{pattern}.{leaf}".replace("*", str(layer))] = Stored(members, transposed)
+    for name in parameters:
+        if found := leading.fullmatch(name):
+            *numbers, leaf = found.groups()
+            members = tuple(_numbered(module, numbers) + leaf for module in modules)
+            transposed = isinstance(target, Fused) and leaf == ".weight"
+            stored[_numbered(pattern, numbers) + leaf] = Stored(members, transposed)
     return stored
+
+
+def _numbered(pattern: str, numbers: Sequence[str]) -> str:
+    """`pattern` with its stars replaced."""
+    left = iter(numbers)
+    return re.sub(r"\*", lambda _: next(left), pattern)

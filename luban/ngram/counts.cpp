@@ -202,9 +202,9 @@ LUBAN_EXPORT void find_contexts(const uint32_t* firsts, const uint32_t* suffixes
     }
 }
 
-// The ids of the n-grams of order n that are kept, first word first.
-LUBAN_EXPORT void unpack(const Key* keys, const uint8_t* shared, int64_t count, int n, const uint8_t* kept, uint32_t* ids) {
+// The ids of the last words of the n-grams of order n that are kept, as many as asked for, the very last one last.
+LUBAN_EXPORT void unpack(const Key* keys, const uint8_t* shared, int64_t count, int n, int words, const uint8_t* kept, uint32_t* ids) {
     for (int64_t i = 0; i < count; i++)
         if (shared[i] < n && field(keys[i], n - 1) && *kept++)
-            for (int index = n; index-- > 0;) *ids++ = field(keys[i], index);
+            for (int index = words; index-- > 0;) *ids++ = field(keys[i], index);
 }

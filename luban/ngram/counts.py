@@ -136,8 +136,11 @@ class Counts:
             pointer(self._sizes, np.int64),
         )
 
-    def read(self, n: int, *, limit: int) -> Order:
-        """The n-grams of `n` words, and which of them occurred more than `limit` times."""
+    def read(self, n: int, *, limit: int, occurrences: bool = False) -> Order:
+        """The n-grams of `n` words, and which of them occurred more than `limit` times.
+
+        With `occurrences` that is what `adjusted` holds, of every order.
+        """
         size = self._sizes[n - 1]
         order = Order(*(np.empty(size, dtype) for dtype in (np.uint32, np.uint32, np.uint32, np.bool_)))
         _kernel().read_order(
@@ -146,7 +149,7 @@ class Counts:
             pointer(self._shared, np.uint8),
             ctypes.c_int64(len(self._keys)),
             n,
-            n == self.order,
+            occurrences or n == self.order,
             ctypes.c_uint32(min(limit, 2**32 - 1)),
             pointer(order.firsts, np.uint32),
             pointer(order.suffixes, np.uint32),
@@ -155,14 +158,16 @@ class Counts:
         )
         return order
 
-    def ids(self, n: int, kept: np.ndarray) -> np.ndarray:
-        """The ids [n-grams, n] of the n-grams of `n` words that are `kept`, first word first."""
-        ids = np.empty((np.count_nonzero(kept), n), np.uint32)
+    def ids(self, n: int, kept: np.ndarray, *, last: int | None = None) -> np.ndarray:
+        """The ids [n-grams, n] of the n-grams of `n` words that are `kept`, first word first; or the `last` few."""
+        words = last or n
+        ids = np.empty((np.count_nonzero(kept), words), np.uint32)
         _kernel().unpack(
             pointer(self._keys, np.uint64),
             pointer(self._shared, np.uint8),
             ctypes.c_int64(len(self._keys)),
             n,
+            words,
             pointer(kept, np.bool_),
             pointer(ids, np.uint32),
         )

@@ -28,9 +28,13 @@ IMPOSSIBLE = -99.0
 class Grams:
     """The n-grams of one order with their log10 probabilities and back-off weights."""
 
-    ids: np.ndarray  # uint32 [n-grams, n], first word first
+    ids: (
+        np.ndarray
+    )  # uint32 [n-grams, n], first word first; [n-grams, 1] of last words where there are contexts
     logp: np.ndarray  # float32 [n-grams]
     backoff: np.ndarray  # float32 [n-grams]; 0 where nothing follows
+    contexts: np.ndarray | None = None
+    """uint32 [n-grams], if asked for: each one without its last word, as an index of the n-grams one order below."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,13 @@ class Discounts:
 
 
 def estimate(
-    counter: Counter, *, words: int, prune: Sequence[int] = (0,)
+    counter: Counter, *, words: int, prune: Sequence[int] = (0,), contexts: bool = False
 ) -> tuple[list[Grams], list[Discounts]]:
     """A model of what was counted, over ids 1 to `words` + 3 (every word must have occurred).
 
     An n-gram that occurred at most `prune[n - 1]` times is left out (the last number goes for all higher
     orders) and its probability goes to the back-off. Each context's probabilities sum to 1, unknown words
-    included and the start of a sentence not.
+    included and the start of a sentence not. With `contexts` the n-grams tell theirs.
 
     Source: Chen and Goodman 1998, section 3 and equation 26; n-grams after <s> keep their counts, pruned mass
     and the unknown word as in Heafield et al. 2013 (lmplz).
@@ -58,22 +62,23 @@ def estimate(
     counts = counter.counts()
     grams: list[Grams] = []
     discounts: list[Discounts] = []
-    shorter = _nothing(1 / (words + END - 1))  # knowing nothing: all ids alike but START
+    shorter = nothing(1 / (words + END - 1))  # knowing nothing: all ids alike but START
     for n, limit in enumerate(limits, 1):
-        order = counts.read(n, limit=limit) if n > 1 else _spread(counts.read(1, limit=0), words + END)
-        ids = counts.ids(n, order.kept) if n > 1 else order.firsts[:, None]
+        order = counts.read(n, limit=limit) if n > 1 else spread(counts.read(1, limit=0), words + END)
+        ids = counts.ids(n, order.kept, last=1 if contexts else n) if n > 1 else order.firsts[:, None]
         discounts.append(discounts_of(order.adjusted))
-        contexts = _contexts_of(order, n, shorter)
+        found = contexts_of(order, n, shorter)
+        told = contexts_among_kept(found, order, shorter) if contexts else None
         shorter = shorter.without_words()
-        level, backoff = _build_on(shorter, order, contexts, discounts[-1], last=n == counter.order)
+        level, backoff = _build_on(shorter, order, found, discounts[-1], last=n == counter.order)
         if n == 1:
             level.probability[START - 1] = 0.0
         else:
-            grams[-1] = replace(grams[-1], backoff=_log10(backoff))
-        logp = _log10(level.probability[level.order.kept])
-        grams.append(Grams(ids, logp, np.zeros(len(ids), np.float32)))
+            grams[-1] = replace(grams[-1], backoff=log10(backoff))
+        logp = log10(level.probability[level.order.kept])
+        grams.append(Grams(ids, logp, np.zeros(len(ids), np.float32), told))
         shorter = level
-        del order, contexts, level  # gives memory back before the next order is read
+        del order, found, level  # gives memory back before the next order is read
     return grams, discounts
 
 
@@ -101,7 +106,7 @@ def discounts_of(adjusted: np.ndarray) -> Discounts:
 
 
 @dataclass(frozen=True)
-class _Level:
+class Level:
     """What the next order builds on."""
 
     order: Order
@@ -110,7 +115,7 @@ class _Level:
     below: int
     """How many n-grams the order below has."""
 
-    def without_words(self) -> _Level:
+    def without_words(self) -> Level:
         """What is left of use when the contexts of the next order are found: it gives memory back."""
         kept = Order(NOTHING, NOTHING, NOTHING, self.order.kept)
         return replace(self, order=kept, contexts=NOTHING)
@@ -124,20 +129,20 @@ class _Shares:
     backoff: np.ndarray  # float64 [contexts]: how much of it goes to the order below
 
 
-def _nothing(probability: float) -> _Level:
+def nothing(probability: float) -> Level:
     """The one n-gram of no word."""
     zero = np.zeros(1, np.uint32)
-    return _Level(Order(zero, zero, zero, np.ones(1, np.bool_)), zero, np.array([probability]), below=0)
+    return Level(Order(zero, zero, zero, np.ones(1, np.bool_)), zero, np.array([probability]), below=0)
 
 
-def _spread(words: Order, size: int) -> Order:
+def spread(words: Order, size: int) -> Order:
     """The unigrams at the index of their id - 1, with count 0 for those that no sentence holds; all are kept."""
     adjusted, ids = np.zeros(size, np.uint32), np.arange(1, size + 1, dtype=np.uint32)
     adjusted[words.firsts - 1] = words.adjusted
     return Order(ids, np.zeros(size, np.uint32), adjusted, np.ones(size, np.bool_))
 
 
-def _contexts_of(order: Order, n: int, shorter: _Level) -> np.ndarray:
+def contexts_of(order: Order, n: int, shorter: Level) -> np.ndarray:
     """Each n-gram's context as an index of the order below."""
     if n == 1:
         return np.zeros(len(order.firsts), np.uint32)
@@ -146,15 +151,22 @@ def _contexts_of(order: Order, n: int, shorter: _Level) -> np.ndarray:
     return find_contexts(order, shorter.order, shorter.contexts, shorter.below)
 
 
+def contexts_among_kept(contexts: np.ndarray, order: Order, shorter: Level) -> np.ndarray:
+    """The contexts of the n-grams that are kept, as indices of the shorter ones that are."""
+    if order.kept.all():  # then all shorter ones are, too
+        return contexts
+    return (np.cumsum(shorter.order.kept, dtype=np.uint32) - np.uint32(1))[contexts[order.kept]]
+
+
 def _build_on(
-    shorter: _Level, order: Order, contexts: np.ndarray, discounts: Discounts, *, last: bool
-) -> tuple[_Level, np.ndarray]:
+    shorter: Level, order: Order, contexts: np.ndarray, discounts: Discounts, *, last: bool
+) -> tuple[Level, np.ndarray]:
     """The level of `order`, of what is kept only if it is the last one, and the back-offs of the kept n-grams below."""
     shares = _share(order, contexts, discounts, count=len(shorter.probability))
-    if last:
+    if last and not order.kept.all():
         order, contexts = order.only_kept(), contexts[order.kept]
     probability = _interpolate(order, contexts, discounts, shares, shorter.probability)
-    level = _Level(replace(order, adjusted=NOTHING), contexts, probability, below=len(shorter.probability))
+    level = Level(replace(order, adjusted=NOTHING), contexts, probability, below=len(shorter.probability))
     return level, shares.backoff[shorter.order.kept]
 
 
@@ -197,7 +209,7 @@ def _taken(discounts: Discounts) -> ctypes.c_void_p:
     return pointer(np.array([0.0, *discounts.values]), np.float64)
 
 
-def _log10(values: np.ndarray) -> np.ndarray:
+def log10(values: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         return np.maximum(np.log10(values), IMPOSSIBLE).astype(np.float32)
 

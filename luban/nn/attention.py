@@ -8,7 +8,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from luban.nn.cache import LayerCache, causal_attention
+from luban.nn.cache import Bias, LayerCache, Remembered, causal_attention
 from luban.nn.linear import Joined, Linear
 from luban.nn.norms import RMSNorm
 from luban.nn.positions import Rotation, rotate
@@ -54,17 +54,55 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch seq dim"],
         rotation: Rotation | None = None,
         slot: LayerCache | None = None,
+        bias: Bias | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """What each position gathers from the ones it may see; `rotation` tells positions where RoPE is used."""
+        """What each position gathers from the ones it may see.
+
+        `rotation` tells positions where RoPE is used, `bias` where scores depend on distance (T5, ALiBi).
+        """
         projected = (self.q(x), self.k(x), self.v(x)) if self.joined is None else self.joined(x)
-        q, k, v = (self._heads(part) for part in projected)
+        q, k, v = (split_heads(part, self.head_dim) for part in projected)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        gathered = causal_attention(q, k, v) if slot is None else slot.attend(q, k, v)
+        gathered = causal_attention(q, k, v, bias) if slot is None else slot.attend(q, k, v, bias)
         return self.o(gathered.transpose(1, 2).flatten(2))
 
-    def _heads(self, x: Float[Tensor, "batch seq inner"]) -> Float[Tensor, "batch heads seq head_dim"]:
-        # The count comes from the tensor: under tensor parallelism a rank has only some of the heads.
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder's tokens to an encoder's output.
+
+    Source: Vaswani et al. 2017, section 3.2.3 (arXiv:1706.03762).
+    """
+
+    def __init__(
+        self, dim: int, *, heads: int, head_dim: int, source_dim: int = 0, bias: bool = True
+    ) -> None:
+        """`source_dim`: width of the encoder's output; 0 means `dim`."""
+        super().__init__()
+        self.head_dim = head_dim
+        self.q = Linear(dim, heads * head_dim, bias=bias)
+        self.k = Linear(source_dim or dim, heads * head_dim, bias=bias)
+        self.v = Linear(source_dim or dim, heads * head_dim, bias=bias)
+        self.o = Linear(heads * head_dim, dim, bias=bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        source: Float[Tensor, "batch source source_dim"],
+        slot: Remembered,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """What each token gathers from `source`, which is projected once per slot."""
+        if slot.keys is None:
+            k, v = (split_heads(part, self.head_dim) for part in (self.k(source), self.v(source)))
+            slot.fill(k, v)
+        gathered = slot.attend(split_heads(self.q(x), self.head_dim))
+        return self.o(gathered.transpose(1, 2).flatten(2))
+
+
+def split_heads(
+    x: Float[Tensor, "batch seq inner"], head_dim: int
+) -> Float[Tensor, "batch heads seq head_dim"]:
+    """Each token's numbers as heads. Their count comes from the tensor: a tensor-parallel rank has only some."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)

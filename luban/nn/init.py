@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-RESIDUAL = (".attention.o", ".mlp.down")
-"""What writes into the residual stream, by the end of its name in every family."""
+RESIDUAL = (".attention.o", ".down")
+"""What writes into the residual stream, by the end of its name in every family (an expert's is `.down` too)."""
 
 
 def initialise(model: nn.Module, *, layers: int, std: float = 0.02) -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
+from typing import Literal
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from luban.nn.linear import Joined, Linear
+
+Activation = Literal["gelu", "gelu_new", "relu"]
+"""What bends between the two products, by Hugging Face's names; `gelu_new` is the tanh form of `gelu`."""
+
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": functools.partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
 class GatedMLP(nn.Module):
@@ -32,15 +45,16 @@ class GatedMLP(nn.Module):
 
 
 class MLP(nn.Module):
-    """`down(gelu(up(x)))` with biases and the tanh form of GELU, as GPT-2 has it.
+    """`down(activation(up(x)))` with biases; GELU in its tanh form is GPT-2's.
 
-    Source: Hendrycks & Gimpel 2016, section 2 (arXiv:1606.08415).
+    Source: Hendrycks & Gimpel 2016, section 2 (arXiv:1606.08415); Vaswani et al. 2017, eq. 2, for ReLU.
     """
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, activation: Activation = "gelu_new") -> None:
         super().__init__()
         self.up = Linear(dim, hidden)
         self.down = Linear(hidden, dim)
+        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq dim"]:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(self.activation(self.up(x)))

@@ -1,4 +1,4 @@
-"""Where a token stands, told by rotation (RoPE): each pair of a head's numbers turns at its own speed.
+"""Where a token stands: by rotation (RoPE, xPos), by a bias on scores (ALiBi), by waves in the embedding.
 
 The angles of all positions in a forward pass are computed once and handed to every block. There is no table
 and so no largest position; speeds are plain floats, so that no dtype or device move of a model can blunt them.
@@ -7,48 +7,71 @@ and so no largest position; speeds are plain floats, so that no dtype or device 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from luban.nn.cache import Bias
+from luban.nn.rope_scaling import RopeScaling, dynamic_speeds, rotation_speeds
+
 Rotation = tuple[Tensor, Tensor]
 """Cosines, and sines with their first half negated: each [batch, 1, seq, head_dim]."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """How rotation speeds are slowed for contexts longer than the pretrained one."""
-
-    kind: Literal["linear", "llama3"]
-    """`linear` slows all pairs alike; `llama3` only those too slow to turn within the old context."""
-    factor: float
-    """How many times slower."""
-    low_freq_factor: float = 1.0
-    """llama3: pairs that turn less often than this in the old context get the full factor."""
-    high_freq_factor: float = 4.0
-    """llama3: pairs that turn more often than this keep their speed; those between are blended."""
-    original_context: int = 8192
-    """llama3: the context of pretraining, in tokens."""
-
-
 class Rotary:
-    """Makes the rotation of given positions; holds no tensors."""
+    """Makes the rotation of given positions; holds no tensors.
+
+    With `dynamic` scaling a row's speeds follow from its largest position, and keys cached before keep the speeds
+    of their time, here as in transformers: beyond the old context, decoding is not quite one long pass.
+    """
 
     def __init__(self, head_dim: int, *, theta: float, scaling: RopeScaling | None = None) -> None:
-        # In float32 on the CPU, as checkpoints were trained: other roundings drift apart at far positions.
-        pairs = torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").float()
-        speeds = 1.0 / (theta ** (pairs / head_dim))
-        self.speeds: list[float] = _slowed(speeds, scaling).tolist()
+        self.head_dim, self.theta = head_dim, theta
+        self.speeds: list[float] = rotation_speeds(head_dim, theta, scaling).tolist()
+        self.strength = 1.0 if scaling is None else scaling.strength
+        self.dynamic = scaling if scaling is not None and scaling.kind == "dynamic" else None
 
     def __call__(self, positions: Int[Tensor, "batch seq"], dtype: torch.dtype) -> Rotation:
         """Cosines and sines in `dtype`, computed in float32."""
-        speeds = torch.tensor(self.speeds, dtype=torch.float32, device=positions.device)
-        angles = positions[:, None, :, None].float() * speeds  # [batch, 1, seq, half]
+        angles = positions[:, None, :, None].float() * self._speeds(positions)  # [batch, 1, seq, half]
         cos, sin = angles.cos(), angles.sin()
+        if self.strength != 1.0:
+            cos, sin = cos * self.strength, sin * self.strength
         return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+
+    def _speeds(self, positions: Int[Tensor, "batch seq"]) -> Float[Tensor, "... half"]:
+        if self.dynamic is None:
+            return torch.tensor(self.speeds, dtype=torch.float32, device=positions.device)
+        lengths = positions.amax(1).float() + 1
+        return dynamic_speeds(self.head_dim, self.theta, self.dynamic, lengths)[:, None, None]
+
+
+class XPos:
+    """Rotation for queries and for keys apart: what a query gains with its place, a key loses.
+
+    Their score then still depends only on their distance, and fades with it, slow pairs slowest. Keys grow
+    without bound in float32 up to position 35,000 with the default `scale_base` (tokens per power of the decay);
+    for longer texts take a larger one.
+
+    Source: Sun et al. 2022, algorithm 1 (arXiv:2212.10554).
+    """
+
+    def __init__(
+        self, head_dim: int, *, theta: float = 10000.0, scale_base: float = 512.0, gamma: float = 0.4
+    ) -> None:
+        self.rotary = Rotary(head_dim, theta=theta)
+        self.scale_base = scale_base
+        half = head_dim // 2
+        self.decays = [(pair / half + gamma) / (1 + gamma) for pair in range(half)]
+
+    def __call__(self, positions: Int[Tensor, "batch seq"], dtype: torch.dtype) -> tuple[Rotation, Rotation]:
+        """The rotation of queries and the rotation of keys, each for `rotate`."""
+        cos, sin = self.rotary(positions, torch.float32)
+        decays = torch.tensor(self.decays * 2, dtype=torch.float32, device=positions.device)
+        scales = decays ** (positions[:, None, :, None].float() / self.scale_base)
+        queries = (cos * scales).to(dtype), (sin * scales).to(dtype)
+        return queries, ((cos / scales).to(dtype), (sin / scales).to(dtype))
 
 
 def rotate(
@@ -62,16 +85,36 @@ def rotate(
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
 
 
-def _slowed(speeds: Float[Tensor, " half"], scaling: RopeScaling | None) -> Float[Tensor, " half"]:
-    """The speeds after scaling.
+def alibi(heads: int) -> Bias:
+    """A penalty on scores that grows with distance, each head at its own slope; for causal attention.
 
-    Source: Chen et al. 2023 (arXiv:2306.15595) for linear; Llama 3.1's reference code for llama3.
+    Source: Press et al. 2022, section 3 (arXiv:2108.12409).
     """
-    if scaling is None:
-        return speeds
-    if scaling.kind == "linear":
-        return speeds / scaling.factor
-    turns = scaling.original_context / (2 * math.pi / speeds)  # full turns within the old context
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 - kept) * speeds / scaling.factor + kept * speeds
+    slopes = alibi_slopes(heads)
+
+    def bias(distances: Int[Tensor, "new end"]) -> Float[Tensor, "heads new end"]:
+        return torch.tensor(slopes, device=distances.device)[:, None, None] * -distances
+
+    return bias
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """`2**(-8 i/heads)` for i = 1, 2, ..., heads; where `heads` is no power of 2, the next lower power's slopes
+    and then every second one of the next higher power's.
+
+    Source: Press et al. 2022, section 3, and their reference code for the latter (arXiv:2108.12409).
+    """
+    lower = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8 * i / lower) for i in range(1, lower + 1)]
+    between = [2.0 ** (-8 * i / (2 * lower)) for i in range(1, 2 * lower, 2)]
+    return slopes + between[: heads - lower]
+
+
+def sinusoids(positions: Int[Tensor, "batch seq"], dim: int) -> Float[Tensor, "batch seq dim"]:
+    """What is added to the embeddings at `positions`: sines in even places, cosines in odd ones, in float32.
+
+    Source: Vaswani et al. 2017, section 3.5 (arXiv:1706.03762).
+    """
+    speeds = 10000.0 ** (-torch.arange(0, dim, 2, device=positions.device).float() / dim)
+    angles = positions[..., None].float() * speeds  # [batch, seq, half]
+    return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)

@@ -69,6 +69,9 @@ class FileTokenizer:
         self.bos_id, self.eos_id, self.pad_id, self.unk_id = (
             self._role_id(f"{role}_token") for role in ("bos", "eos", "pad", "unk")
         )
+        self.cls_id, self.sep_id, self.mask_id = (
+            self._role_id(f"{role}_token") for role in ("cls", "sep", "mask")
+        )
 
     @property
     def vocab_size(self) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from luban.tokenizers.chat import CHATML
 
@@ -28,6 +28,10 @@ UNKNOWN = "[UNK]"
 BERT_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 WORD_TOKENS = (UNKNOWN, "[BOS]", "[EOS]", END_OF_TEXT)
 """A word that is not in the vocabulary; a text's begin and end; the border between unrelated sources."""
+MASK = "<mask>"
+"""What stands for hidden text in a vocabulary that is not BERT's (BART)."""
+SENTINEL = "<extra_id_{}>"
+"""Numbered from 0: what stands for one missing span each (T5)."""
 END_ROLES: dict[str, str] = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
 
 # Source: encoder.py of GPT-2 (Radford et al. 2019); the expression inside `pre_tokenizers.ByteLevel`.
@@ -121,6 +125,12 @@ def wordpiece(vocab: int, pattern: Pattern, min_frequency: int) -> Setup:  # noq
     backend.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
+    # For other readers of the folder: here whoever needs the marks writes them.
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(mark, BERT_TOKENS.index(mark)) for mark in ("[CLS]", "[SEP]")],
+    )
     roles = {"bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "[PAD]", "unk_token": UNKNOWN}
     roles |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     return Setup(backend, trainer, BERT_TOKENS, roles, letters_inside=True)

@@ -6,10 +6,10 @@ The split patterns are exactly GPT-2's and LLaMA-3's, because converters recogni
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import tokenizers
-from tokenizers import models, pre_tokenizers
+from tokenizers import AddedToken, models, pre_tokenizers
 
 from luban.errors import DataError, TokenizerError
 from luban.tokenizers.files import FileTokenizer
@@ -17,6 +17,7 @@ from luban.tokenizers.kinds import (
     BYTES,
     KINDS,
     LLAMA3_SPLIT,
+    MASK,
     SPECIAL_TOKENS,
     UNKNOWN,
     Kind,
@@ -46,21 +47,26 @@ def train(
     vocab: int,
     pattern: Pattern = "llama3",
     min_frequency: int = 2,
+    special_tokens: Sequence[str] = (),
 ) -> FileTokenizer:
     """A tokenizer of at most `vocab` ids: specials first, then single symbols, then what was learnt.
 
-    Fewer ids come out when nothing occurs `min_frequency` times any more. The same texts give the same
-    tokenizer; only `unigram` scores, sums over a hash table's order, differ by 0.0001 or so. Raises
-    TokenizerError if `vocab` cannot hold symbols and specials, DataError if there is no text.
+    More `special_tokens` come last; `<mask>` among them is the mask. Fewer ids come out when nothing occurs
+    `min_frequency` times any more. The same texts give the same tokenizer; only `unigram` scores, sums over a hash
+    table's order, differ by 0.0001 or so. Raises TokenizerError if `vocab` cannot hold symbols and specials,
+    DataError if there is no text.
     """
-    setup = KINDS[kind](vocab, pattern, min_frequency)
-    _check_room(vocab, kind, setup)
+    added = list(dict.fromkeys(special_tokens))
+    setup = KINDS[kind](max(0, vocab - len(added)), pattern, min_frequency)
+    _check_room(vocab, kind, specials=len(setup.special_tokens) + len(added))
     stream = _nonempty(texts)
     if setup.letters_inside:
         setup.backend.model = _learn_wordpiece(setup, stream)
     else:
         _learn(setup, stream)
-    return FileTokenizer(setup.backend, settings=setup.roles, chat_template=setup.chat_template)
+    setup.backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in added])
+    roles = {**setup.roles, **({"mask_token": MASK} if MASK in added else {})}
+    return FileTokenizer(setup.backend, settings=roles, chat_template=setup.chat_template)
 
 
 def _learn(setup: Setup, texts: Iterable[str]) -> None:
@@ -105,13 +111,11 @@ def _learn_wordpiece(setup: Setup, texts: Iterable[str]) -> models.WordPiece:
     return models.WordPiece(vocab=vocab, unk_token=UNKNOWN)
 
 
-def _check_room(vocab: int, kind: Kind, setup: Setup) -> None:
+def _check_room(vocab: int, kind: Kind, *, specials: int) -> None:
     symbols = BYTES if kind == "byte_bpe" else 0
-    least = symbols + len(setup.special_tokens)
+    least = symbols + specials
     if vocab < least:
-        have = (
-            f"{symbols} bytes and {len(setup.special_tokens)}" if symbols else str(len(setup.special_tokens))
-        )
+        have = f"{symbols} bytes and {specials}" if symbols else str(specials)
         reason = f"{have} special tokens need at least {least}"
         raise TokenizerError(f"a vocabulary of {vocab} is too small: {reason}")
 

@@ -65,6 +65,7 @@ def write_model_folder(target: Path, model: Any, tokenizer: FileTokenizer) -> No
     hf.save(model, target)
     tokenizer.save(target)
     ids = {"bos": tokenizer.bos_id, "pad": tokenizer.pad_id, "eos": list(tokenizer.stop_ids)}
+    ids["decoder_start"] = getattr(model.config, "decoder_start_id", None)  # only encoder-decoders have it
     generation = {f"{name}_token_id": value for name, value in ids.items() if value is not None}
     folder.write_json(target / "generation_config.json", generation)
 

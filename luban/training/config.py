@@ -15,8 +15,9 @@ class OptimizerConfig:
 
     learning_rate: Annotated[float, Gt(0)] = 3e-3
     """Peak learning rate."""
-    lr_scheduler_type: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
-    """Shape after warm-up; `wsd` stays at the peak and falls linearly over the last `decay_ratio` of the run."""
+    lr_scheduler_type: Literal["cosine", "wsd", "linear", "constant", "inverse_sqrt"] = "cosine"
+    """Shape after warm-up; `wsd` stays at the peak and falls linearly over the last `decay_ratio` of the run,
+    `inverse_sqrt` falls with the root of the step however long the run is, and knows no `min_lr_ratio`."""
     warmup_steps: Annotated[int, Ge(0)] = 20
     """Steps of linear warm-up from 0."""
     min_lr_ratio: Annotated[float, Ge(0), Le(1)] = 0.1

@@ -23,55 +23,77 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocab dim"],
     targets: Int[Tensor, " tokens"],
     *,
+    bias: Float[Tensor, " vocab"] | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Summed cross-entropy, in nats, of `hidden @ weight.T` against `targets`; ignored ones add nothing.
+    """Summed cross-entropy, in nats, of `hidden @ weight.T + bias` against `targets`; ignored ones add nothing.
 
     Summed, not averaged: the caller divides by the number of targets of the whole global batch, so that any
     split into micro-batches or ranks gives the same loss. Equal to `F.cross_entropy(reduction="sum")` in value
-    and gradients; rows whose target is `IGNORED` never reach the head.
+    and gradients; rows whose target is `IGNORED` never reach the head. `smoothing` spreads that share of each
+    target evenly over the vocabulary.
+
+    Source: label smoothing, Szegedy et al. 2016, section 7 (arXiv:1512.00567).
     """
     kept = (targets != IGNORED).nonzero().squeeze(1)
     if len(kept) < len(targets):
         hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk_tokens)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunk_tokens, smoothing)
     return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Loss and both gradients in one pass over chunks of tokens."""
+    """Loss and all gradients in one pass over chunks of tokens."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk_tokens: int) -> Tensor:
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        chunk_tokens: int,
+        smoothing: float,
+    ) -> Tensor:
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        grad_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if need_bias else None
         loss = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, len(hidden), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
-            logits = linear(hidden[rows], weight).float()
+            logits = linear(hidden[rows], weight, bias).float()
             logz = logits.logsumexp(1, keepdim=True)
             column = targets[rows, None]
-            loss += (logz - logits.gather(1, column)).sum()
-            if grad_hidden is None and grad_weight is None:
+            loss += (logz - (1 - smoothing) * logits.gather(1, column)).sum()
+            if smoothing:
+                loss -= smoothing * logits.mean(1).sum()
+            if not any(ctx.needs_input_grad):
                 continue
             grad = logits.sub_(logz).exp_()  # softmax, in the logits' memory
-            grad.scatter_add_(1, column, grad.new_full(column.shape, -1.0))
+            grad.scatter_add_(1, column, grad.new_full(column.shape, smoothing - 1.0))
+            if smoothing:
+                grad -= smoothing / len(weight)
             grad = grad.to(weight.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = linear(grad, weight.t())
             if grad_weight is not None:
                 grad_weight += linear(grad.t(), hidden[rows].t())
-        ctx.save_for_backward(grad_hidden, grad_weight)
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         scale = grads[0]
         if grad_hidden is not None:
             grad_hidden = grad_hidden * scale.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * scale).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None
+        if grad_bias is not None:
+            grad_bias = (grad_bias * scale).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None

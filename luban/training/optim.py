@@ -32,11 +32,14 @@ def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
 def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
     """The learning rate of step `step` (0-based): linear warm-up, then the chosen fall to `min_lr_ratio`.
 
-    Source: cosine, Loshchilov and Hutter 2017 (arXiv:1608.03983); WSD, Hu et al. 2024 (arXiv:2404.06395).
+    Source: cosine, Loshchilov and Hutter 2017 (arXiv:1608.03983); WSD, Hu et al. 2024 (arXiv:2404.06395);
+    inverse square root, Vaswani et al. 2017, eq. 3 (arXiv:1706.03762), whose peak is (dim * warmup)^-0.5.
     """
     peak, warmup = config.learning_rate, min(config.warmup_steps, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
+    if config.lr_scheduler_type == "inverse_sqrt":
+        return peak * math.sqrt(max(1, warmup) / (step + 1))
     done = (step - warmup) / max(1, total_steps - warmup)
     return peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * _remaining(done, config))
 
@@ -50,5 +53,5 @@ def _remaining(done: float, config: OptimizerConfig) -> float:
             return 1 - done
         case "wsd":
             return min(1.0, (1 - done) / config.decay_ratio)
-        case "constant":
+        case "constant" | "inverse_sqrt":  # the latter falls by steps, not by shares of the run
             return 1.0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt
 
 from luban.device import DeviceConfig
+from luban.errors import ConfigError
 from luban.training.architecture import ArchitectureConfig, new_config
 from luban.training.config import LoopConfig
 
@@ -62,8 +63,17 @@ class Config(DeviceConfig):
 def run(config: Config) -> dict[str, Any]:
     """The forecast as a dict of numbers: sizes in bytes, time in seconds, rates in FLOP/s."""
     from luban import device
+    from luban.models import FAMILIES, hf
     from luban.nn.linear import measure_flops
 
+    model_type = hf.load_config(config.model).model_type if config.model else config.architecture.model_type
+    if model_type in FAMILIES and FAMILIES[model_type].kind == "counted":
+        raise ConfigError(f"a model of the family '{model_type}' is counted, not trained: nothing to plan")
+    if config.minutes and model_type in FAMILIES and FAMILIES[model_type].kind != "causal":
+        what = f"a shape for a time is found by trials of next-token training, and '{model_type}' is not trained so"
+        raise ConfigError(
+            what, where="setting 'minutes'", hint="architecture.layers=..., architecture.dim=..."
+        )
     place = device.start(config, seed=0)
     if config.minutes:
         return _propose(config, config.minutes * 60, place)
@@ -93,6 +103,11 @@ def show(results: dict[str, Any]) -> None:
         console.print("use: luban pretrain " + " ".join(results["settings"]), soft_wrap=True)
 
 
+def _new_config(shape: ArchitectureConfig, config: Config) -> Any:
+    """The family's config; special tokens, which a plan does not know, change no number of it."""
+    return new_config(shape, vocab=config.vocab, context=config.max_length, eos_id=0)
+
+
 def _forecast(shape: ArchitectureConfig, config: Config, rate: float) -> dict[str, Any]:
     import torch
 
@@ -100,7 +115,7 @@ def _forecast(shape: ArchitectureConfig, config: Config, rate: float) -> dict[st
     from luban.models.base import parameter_count
     from luban.training.flops import body_parameters, training_flops_per_token
 
-    model = new_config(shape, vocab=config.vocab, context=config.max_length)
+    model = _new_config(shape, config)
     if config.model is not None:
         model = hf.load_config(config.model)
     with torch.device("meta"):
@@ -150,7 +165,7 @@ def _trial(shape: ArchitectureConfig, config: Config, place: torch.device) -> fl
     from luban.training.optim import adamw
     from luban.training.step import Updater, next_token
 
-    model = hf.build(new_config(shape, vocab=config.vocab, context=config.max_length), device=place)
+    model = hf.build(_new_config(shape, config), device=place)
     updater = Updater(model, adamw(model, OptimizerConfig()), next_token(), max_grad_norm=1.0)
     tokens = torch.randint(0, config.vocab, (config.per_device_train_batch_size, config.max_length + 1))
     documents = (torch.arange(config.max_length) * 3 // config.max_length).expand_as(tokens[:, 1:])

@@ -6,18 +6,20 @@ Rows are packed from whole shuffled documents that do not see each other; the lo
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from luban.device import DeviceConfig
 from luban.errors import ConfigError
 from luban.folder import write_text
 from luban.lm import OpenLM, Sampling
-from luban.training.architecture import ArchitectureConfig
+from luban.training.architecture import ArchitectureConfig, family_named
 from luban.training.config import LoopConfig, OptimizerConfig
+from luban.training.counting import CountingConfig
 
 if TYPE_CHECKING:
     from luban.data.loader import Loader, Source
@@ -42,14 +44,17 @@ class Config(DeviceConfig):
     validation: Path | None = None
     """Shards of held-out documents; their loss and bits per byte are logged as val/loss and val/bpb."""
     model: Path | None = None
-    """Go on from this model folder instead of a new `architecture`."""
+    """Go on from this model folder; or the name of a family (`luban models`), for a new model of `architecture`."""
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     packing: Literal["pack", "windows"] = "pack"
     """`pack` fills rows with whole shuffled documents; `windows` slides over the token stream by `stride`."""
     stride: Annotated[int, Ge(0)] = 0
     """Tokens between the starts of two windows; 0 means no overlap."""
+    free_running: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of tokens that training reads as the model wrote them (scheduled sampling); 0 is teacher forcing."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    counting: CountingConfig = field(default_factory=CountingConfig)
     prompts: tuple[str, ...] = ()
     """Continue these at step 0, in the middle and at the end, and write samples.jsonl."""
     seed: Annotated[int, Ge(0)] = 0
@@ -59,22 +64,35 @@ class Config(DeviceConfig):
 def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
     """Train and write `<out>/final/`; returns the last validation, tokens, seconds, steps and parameters."""
     from luban import device, folder
-    from luban.models import hf
+    from luban.models import FAMILIES, hf
     from luban.models.base import parameter_count
     from luban.tokenizers.files import load as load_tokenizer
+    from luban.training import counting
+    from luban.training.free_running import free_running
     from luban.training.loop import Fit, finish_model
-    from luban.training.step import compiled_hidden, next_token
+    from luban.training.objectives import check_tokenizer, objective_for
 
+    config = family_named(config)
     tokenizer = load_tokenizer(config.tokenizer)
     sources = _sources(config, tokenizer)
     shape = _shape(config, tokenizer)
+    check_tokenizer(shape, tokenizer, longest=config.loop.max_length)
+    _check_free_running(config, kind=FAMILIES[shape.model_type].kind)
+    counted = FAMILIES[shape.model_type].kind == "counted"
+    if counted:
+        counting.check(config)
     held_out = [config.validation] if config.validation else []
     model_folder = [config.model] if config.model else []
-    inputs = [*config.data, config.tokenizer, *held_out, *model_folder]
+    arpa = [config.counting.from_arpa] if config.counting.from_arpa else []
+    inputs = [*config.data, config.tokenizer, *held_out, *model_folder, *arpa]
     out = folder.claim(config.out, stage="pretrain", config=config, inputs=inputs)
     place = device.start(config, seed=config.seed)
+    if counted:
+        results = _count(config, shape, sources, tokenizer, open_lm)
+        folder.finish(out, results)
+        return results
     model = (hf.load(config.model) if config.model else hf.build(shape)).to(place)
-    objective = next_token(compiled_hidden(model) if config.loop.compile else None)
+    objective = objective_for(model, tokenizer, compiled=config.loop.compile)
     steps = config.loop.steps(lambda: _loader(config, sources, epochs=1).remaining())
     fit = Fit(
         title="pretrain",
@@ -82,7 +100,7 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
         model=model,
         tokenizer=tokenizer,
         loader=_loader(config, sources, epochs=None),
-        objective=objective,
+        objective=free_running(config.free_running, objective) if config.free_running else objective,
         loop=config.loop,
         optimizer=config.optimizer,
         steps=steps,
@@ -94,6 +112,29 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
     results = {**fit.train(), "steps": steps, "parameters": parameter_count(model)}
     finish_model(fit)
     folder.finish(out, results)
+    return results
+
+
+def _check_free_running(config: Config, *, kind: str) -> None:
+    """Raise ConfigError where a model cannot read on in its own words."""
+    if config.free_running and kind != "causal":
+        raise ConfigError(f"'{kind}' models do not read what they write", where="setting 'free_running'")
+
+
+def _count(
+    config: Config, shape: Any, sources: list[Source], tokenizer: FileTokenizer, open_lm: OpenLM
+) -> dict[str, Any]:
+    """What `run` does with a family that is counted instead of trained."""
+    from luban.training import counting
+    from luban.training.objectives import objective_for
+
+    def validate(model: Any) -> dict[str, float]:
+        return _validation(config, model, objective_for(model, tokenizer, compiled=False), tokenizer)()
+
+    shards: Any = [source.examples for source in sources]
+    results = counting.run(config.counting, shape, shards, tokenizer, config.out, validate=validate)
+    if config.prompts:
+        print(_sampler(config, open_lm)(0, config.out / "final"), file=sys.stderr)
     return results
 
 
@@ -140,10 +181,15 @@ def _loader(config: Config, sources: list[Source], *, epochs: int | None) -> Loa
 
 def _validation(config: Config, model: Any, objective: Objective, tokenizer: FileTokenizer) -> Validate:
     from luban.data.loader import Source
+    from luban.models import FAMILIES
     from luban.training.validate import held_out_loss
 
     if config.validation is None:
         return dict
+    every_token = FAMILIES[model.config.model_type].kind in (
+        "causal",
+        "counted",
+    )  # else the loss is of some only
     shards = _shards(config.validation, tokenizer)
     loader = _loader(config, [Source(examples=shards, weight=1.0, name=str(config.validation))], epochs=1)
     return held_out_loss(
@@ -151,7 +197,7 @@ def _validation(config: Config, model: Any, objective: Objective, tokenizer: Fil
         loader,
         objective,
         batches=config.loop.eval_batches,
-        tokens_per_byte=shards.targets / shards.bytes,
+        tokens_per_byte=shards.targets / shards.bytes if every_token else None,
     )
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from luban.data.batch import Batch
 from luban.errors import TrainingError
-from luban.nn.cache import Isolated
 from luban.training.losses import linear_cross_entropy
 
 
@@ -48,7 +47,7 @@ def next_token(hidden: Callable[..., Tensor] | None = None) -> Objective:
     """
 
     def objective(model: Any, batch: Batch) -> Step:
-        cache = [Isolated(batch.documents)] * len(model.blocks) if batch.packed else None
+        cache = model.isolate(batch.documents) if batch.packed else None
         states = (hidden or model.hidden)(batch.tokens, batch.positions, cache)
         loss = linear_cross_entropy(states.flatten(0, 1), model.head.weight, batch.targets.flatten())
         return Step(loss, batch.target_count)

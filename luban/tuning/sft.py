@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 
 from luban.device import DeviceConfig
+from luban.errors import ConfigError
 from luban.training.config import LoopConfig, OptimizerConfig
 
 if TYPE_CHECKING:
@@ -57,23 +58,27 @@ def run(config: Config) -> dict[str, Any]:
     """Tune and write `<out>/final/`; returns the last validation, what became of the rows, and the time."""
     from luban import device, folder
     from luban.data.conversations import read_examples
-    from luban.models import hf
+    from luban.models import FAMILIES, hf
     from luban.tokenizers.files import load as load_tokenizer
     from luban.training.architecture import check_fit
     from luban.training.loop import Fit, finish_model
-    from luban.training.step import compiled_hidden, next_token
+    from luban.training.objectives import objective_for
 
     inputs = [config.model, *config.data]
     folder.check_out(config.out, stage="sft", config=config, inputs=inputs)
     tokenizer = load_tokenizer(config.model)
-    check_fit(hf.load_config(config.model), tokenizer, max_length=config.loop.max_length)
+    shape = hf.load_config(config.model)
+    check_fit(shape, tokenizer, max_length=config.loop.max_length)
+    if FAMILIES[shape.model_type].kind != "causal":
+        what = f"'{shape.model_type}' models predict no next token: they are not tuned on conversations"
+        raise ConfigError(what, where="setting 'model'")
     limits = {"max_tokens": config.loop.max_length, "loss_on": config.loss_on, "overlong": config.overlong}
     examples = read_examples(config.data, tokenizer, **limits)
     train, held_out = _split(config, examples)
     out = folder.claim(config.out, stage="sft", config=config, inputs=inputs)
     place = device.start(config, seed=config.seed)
     model = hf.load(config.model).to(place)
-    objective = next_token(compiled_hidden(model) if config.loop.compile else None)
+    objective = objective_for(model, tokenizer, compiled=config.loop.compile)
     fit = Fit(
         title="sft",
         out=out,

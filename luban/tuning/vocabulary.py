@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luban.errors import ConfigError, DataError
+from luban.errors import ConfigError, DataError, ModelError
 from luban.folder import stage_folder
 
 if TYPE_CHECKING:
@@ -109,16 +109,35 @@ def resize(model: CausalLM, made: Extension, *, special: bool) -> None:
             grown[number] = (known[ids] if ids else known).mean(dim=0).to(weight.dtype)
         layer.weight = torch.nn.Parameter(grown)
     if model.config.tied:
-        model.head.weight = model.embedding.weight
-    model.embedding.num_embeddings = model.head.out_features = rows
+        model.tie()
+    model.embedding.num_embeddings = rows
+    if model.head is not None:  # an encoder may have none
+        model.head.out_features = rows
+        _extend_bias(model.head, rows)
+    fixed: Any = getattr(model, "final_bias", None)
+    if fixed is not None:  # BART's, which stands apart from its head
+        grown = torch.nn.functional.pad(fixed.detach(), (0, rows - fixed.shape[1]))
+        model.final_bias = torch.nn.Parameter(grown, requires_grad=False)
     model.config = dataclasses.replace(model.config, vocab=rows)
 
 
+def _extend_bias(head: Any, rows: int) -> None:
+    """A bias of 0 for each new token, where the head has biases (BERT's)."""
+    import torch
+
+    if head.bias is not None:
+        new = head.bias.new_zeros(rows - len(head.bias))
+        head.bias = torch.nn.Parameter(torch.cat([head.bias.detach(), new]))
+
+
 def _extend_model(config: Config, made: Extension, folder: Path) -> dict[str, Any]:
-    from luban.models import hf
+    from luban.models import FAMILIES, hf
     from luban.training.checkpoint import write_model_folder
 
     model = hf.load(config.model, dtype="auto")
+    if FAMILIES[model.config.model_type].kind == "counted":
+        hint = "extend the tokenizer alone, make the shards again and count them"
+        raise ModelError("an n-gram model has no rows for new tokens", where=config.model, hint=hint)
     before = model.config.vocab
     resize(model, made, special=config.special)
     write_model_folder(folder, model, made.tokenizer)

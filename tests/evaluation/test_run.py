@@ -19,7 +19,7 @@ def test_the_table_holds_the_model_its_baselines_and_the_questions(
     words += ["--max-questions", "4", "--out", str(tmp_path / "eval"), "--threads", "1", "--json"]
     assert main(words) == 0
     results = json.loads(capsys.readouterr().out)
-    assert set(results["bits_per_byte"]) == {"model", "uniform", "unigram", "bigram", "gzip"}
+    assert set(results["bits_per_byte"]) == {"model", "uniform", "unigram", "bigram", "5-gram", "gzip"}
     # A random model knows nothing: it is as good as uniform.
     bits = {name: row["per_byte"] for name, row in results["bits_per_byte"].items()}
     assert bits["model"] == pytest.approx(bits["uniform"], rel=0.02)

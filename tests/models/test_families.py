@@ -9,11 +9,17 @@ import pytest
 import torch
 
 from luban.errors import ModelError, PromptError
-from luban.models.base import CausalLM, dense_cache, parameter_count
-from luban.models.llama import LlamaConfig, qwen2, qwen3
+from luban.models.base import CausalLM, parameter_count
+from luban.models.llama import LlamaConfig
 from tests import tiny
 
-MODELS = {"llama": tiny.llama, "gpt2": tiny.gpt2}
+MODELS = {
+    "llama": tiny.llama,
+    "window": lambda: tiny.llama(model_type="mistral", window=4),
+    "gpt2": tiny.gpt2,
+    "bloom": tiny.bloom,
+    "mamba": tiny.mamba,
+}
 NUMBERS: dict[str, Any] = {"vocab": 64, "dim": 32, "layers": 1, "heads": 4, "hidden": 48, "context": 16}
 
 
@@ -43,7 +49,7 @@ def test_later_tokens_do_not_change_earlier_states(model: CausalLM) -> None:
 
 
 def test_a_cache_of_another_depth_is_refused(model: CausalLM) -> None:
-    cache = dense_cache(model, batch=1, capacity=4)[:1]
+    cache = model.make_cache(batch=1, capacity=4)[:1]
     with pytest.raises(ValueError, match="shorter"):
         model(torch.arange(4)[None], None, cache)
 
@@ -87,19 +93,22 @@ def test_llama_reads_beyond_its_context() -> None:
     assert tiny.llama()(torch.zeros(1, 100, dtype=torch.long)).shape == (1, 100, 384)
 
 
-def test_presets_differ_by_one_flag() -> None:
-    assert qwen2(**NUMBERS).qkv_bias
-    assert qwen3(**NUMBERS).qk_norm
-
-
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"dim": 30}, "dim 30 is not a multiple of heads 4"),
         ({"kv_heads": 3}, "heads 4 is not a multiple of kv_heads 3"),
         ({"head_dim": 7}, "head_dim 7 is odd"),
-        ({"qk_norm": True}, "only qwen3 has it"),
-        ({"model_type": "qwen2"}, "qkv_bias is False for qwen2"),
+        ({"window": 8}, "window 8 for llama, which sees the whole text"),
+        ({"model_type": "mistral", "window": 8, "full_layers": (0,)}, "full_layers .* for mistral"),
+        ({"model_type": "qwen2", "full_layers": (0,)}, "full_layers .* of window 0"),
+        (
+            {"model_type": "qwen2", "window": 8, "full_layers": (1,)},
+            "full_layers has 1; the layers are 0 to 0",
+        ),
+        ({"experts": 4, "experts_per_token": 2}, "experts is 4 for llama; those with experts: mixtral"),
+        ({"model_type": "mixtral", "experts": 4, "experts_per_token": 5}, "experts_per_token is 5 of 4"),
+        ({"model_type": "mixtral", "experts": 4}, "experts_per_token is 0 of 4"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(change: dict[str, Any], told: str) -> None:

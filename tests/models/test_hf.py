@@ -143,8 +143,8 @@ def test_malformed_json_is_named(folder: Path) -> None:
 
 
 def test_an_unknown_family_is_answered_with_the_choices(folder: Path) -> None:
-    edit_config(folder, model_type="bloom")
-    assert "unknown model_type 'bloom'; choose from: gpt2, llama, mistral, qwen2, qwen3" in refusal(folder)
+    edit_config(folder, model_type="blossom")
+    assert "unknown model_type 'blossom'; did you mean 'bloom'?" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,19 @@ def test_an_unknown_family_is_answered_with_the_choices(folder: Path) -> None:
         ({"num_key_value_heads": 3}, "heads 4 is not a multiple of kv_heads 3"),
         ({"hidden_act": "relu"}, "'hidden_act' is 'relu'"),
         ({"attention_bias": True}, "'attention_bias' is True"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "unknown rope_type 'yarn'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "unknown rope_type 'longrope'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": "much"}}, "factor is 'factor'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "'mscale' is 1.0"),
+        ({"rope_parameters": {"rope_type": "default", "mrope_section": [1]}}, "'mrope_section' is [1]"),
         ({"rope_parameters": {"rope_type": "linear"}}, "needs 'factor'"),
         ({"rope_parameters": {"full_attention": {}}}, "differ by layer"),
         ({"quantization_config": {"bits": 4}}, "'quantization_config'"),
-        ({"model_type": "mistral", "sliding_window": 32}, "sliding_window 32 is smaller than the context 64"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8}, "sliding_window 8"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "'layer_types' is ['sliding_attention'"),
+        ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "'layer_types' is ['full_attention']"),
+        ({"model_type": "mixtral", "num_experts_per_tok": 2}, "experts is 0 for mixtral"),
+        ({"model_type": "mixtral", "num_local_experts": 2}, "experts_per_token is 0 of 2"),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "'decoder_sparse_step' is 2"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "'mlp_only_layers' is [0]"),
     ],
 )
 def test_a_config_we_cannot_honour_is_refused(folder: Path, entries: dict[str, Any], told: str) -> None:

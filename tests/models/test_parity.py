@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from luban.models import hf
-from luban.models.base import CausalLM, dense_cache
-from luban.nn.cache import Isolated
+from luban.models.base import CausalLM
+from luban.nn.cache import Cache
 from tests.models.references import CONFIGS, VOCAB, logits_of, reference
 
 pytestmark = pytest.mark.parametrize("name", CONFIGS)
@@ -25,14 +25,14 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def advance(cache: list, tokens: int) -> None:
+def advance(cache: Cache, tokens: int) -> None:
     for slot in cache:
         slot.advance(tokens)
 
 
 @torch.no_grad()
 def in_chunks(model: CausalLM, tokens: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    cache = dense_cache(model, batch=len(tokens), capacity=tokens.shape[1])
+    cache = model.make_cache(batch=len(tokens), capacity=tokens.shape[1])
     logits, start = [], 0
     for size in sizes:
         positions = torch.arange(start, start + size)[None]
@@ -76,7 +76,7 @@ def test_a_left_padded_row_decodes_as_if_alone(name: str) -> None:
     positions = (torch.arange(longest) - (longest - lengths)[:, None]).clamp(min=0)
     valid = torch.ones(3, longest + steps, dtype=torch.bool)
     valid[:, :longest] = torch.arange(longest) >= (longest - lengths)[:, None]
-    cache = dense_cache(model, batch=3, capacity=longest + steps, valid=valid)
+    cache = model.make_cache(batch=3, capacity=longest + steps, valid=valid)
     batched = [model(padded, positions, cache)[:, -1]]
     advance(cache, longest)
     for step in range(steps):
@@ -95,7 +95,7 @@ def test_left_padded_logits_equal_transformers_with_an_attention_mask(name: str)
     tokens, padding = tokens_of(2, 12), torch.tensor([0, 5])
     valid = torch.arange(12) >= padding[:, None]
     positions = (torch.arange(12) - padding[:, None]).clamp(min=0)
-    cache = dense_cache(model, batch=2, capacity=12, valid=valid)
+    cache = model.make_cache(batch=2, capacity=12, valid=valid)
     ours = model(tokens, positions, cache)
     expected = logits_of(theirs, tokens, attention_mask=valid.long(), position_ids=positions)
     assert_same(ours[valid], expected[valid])
@@ -109,7 +109,7 @@ def test_documents_packed_in_a_row_are_as_separate_ones(name: str) -> None:
     tokens = tokens_of(2, sum(lengths))
     documents = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths)).expand(2, -1)
     positions = torch.cat([torch.arange(length) for length in lengths]).expand(2, -1)
-    packed = model(tokens, positions, [Isolated(documents)] * len(model.blocks))
+    packed = model(tokens, positions, model.isolate(documents))
     separate = torch.cat([model(part) for part in tokens.split(lengths, 1)], 1)
     torch.testing.assert_close(packed, separate, atol=1e-5, rtol=1e-5)
 

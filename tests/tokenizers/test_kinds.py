@@ -100,3 +100,22 @@ def test_a_unigram_vocabulary_too_small_for_its_characters_is_refused():
 def test_specials_alone_must_find_room(kind: Kind):
     with pytest.raises(TokenizerError, match=r"3 is too small: \d special tokens need at least \d"):
         train(tiny.TEXTS, kind=kind, vocab=3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_special_tokens_come_last_and_are_never_read_from_text(kind: Kind, tmp_path: Path):
+    more = ("<mask>", "<extra_id_0>")
+    train(tiny.TEXTS, kind=kind, vocab=322, special_tokens=more).save(tmp_path)
+    made, plain = files.load(tmp_path), train(tiny.TEXTS, kind=kind, vocab=320)
+    assert [made.special_tokens[token] for token in more] == [plain.vocab_size, plain.vocab_size + 1]
+    assert made.mask_id == plain.vocab_size
+    if kind != "unigram":  # whose scores differ a little each time
+        assert made.encode(tiny.TEXTS[0]) == plain.encode(tiny.TEXTS[0])
+    assert not {*made.encode("a <mask> <extra_id_0>")} & {made.special_tokens[token] for token in more}
+
+
+def test_more_special_tokens_take_part_of_the_room():
+    with pytest.raises(
+        TokenizerError, match="261 is too small: 256 bytes and 6 special tokens need at least 262"
+    ):
+        train(tiny.TEXTS, kind="byte_bpe", vocab=261, special_tokens=("a1", "a2", "a3", "a3"))

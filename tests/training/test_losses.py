@@ -18,19 +18,36 @@ def test_the_loss_of_two_equal_logits_is_the_logarithm_of_two() -> None:
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 64])
-def test_value_and_gradients_equal_those_of_the_whole_logits(chunk_tokens: int) -> None:
+def test_value_and_gradients_equal_those_of_the_whole_logits(chunk_tokens: int, smoothing: float) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, requires_grad=True)
     weight = torch.randn(17, 6, requires_grad=True)
     targets = torch.randint(0, 17, (11,))
     targets[2] = targets[10] = IGNORED
-    ours = linear_cross_entropy(hidden, weight, targets, chunk_tokens=chunk_tokens)
+    ours = linear_cross_entropy(hidden, weight, targets, chunk_tokens=chunk_tokens, smoothing=smoothing)
     ours_gradients = torch.autograd.grad(3 * ours, (hidden, weight))
-    whole = F.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORED, reduction="sum")
+    whole = F.cross_entropy(
+        hidden @ weight.T, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+    )
     gradients = torch.autograd.grad(3 * whole, (hidden, weight))
     torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-6)
     for mine, theirs in zip(ours_gradients, gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_bias_of_the_head_counts_and_learns() -> None:
+    torch.manual_seed(0)
+    hidden, weight, bias = (torch.randn(size, requires_grad=True) for size in ((11, 6), (17, 6), (17,)))
+    targets = torch.randint(0, 17, (11,))
+    ours = linear_cross_entropy(hidden, weight, targets, bias=bias, chunk_tokens=4)
+    whole = F.cross_entropy(hidden @ weight.T + bias, targets, reduction="sum")
+    torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-6)
+    ours_gradients = torch.autograd.grad(3 * ours, (hidden, weight, bias))
+    for mine, theirs in zip(
+        ours_gradients, torch.autograd.grad(3 * whole, (hidden, weight, bias)), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 

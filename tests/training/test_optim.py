@@ -35,6 +35,13 @@ def test_wsd_stays_at_the_peak_and_falls_over_the_last_share() -> None:
     assert falling == pytest.approx([1.0] * 9 + [0.5])
 
 
+def test_inverse_sqrt_has_the_rates_of_the_transformer_paper() -> None:
+    dim, warmup = 512, 4
+    made = [dim**-0.5 * min(step**-0.5, step * warmup**-1.5) for step in range(1, 21)]
+    peak = dim**-0.5 * warmup**-0.5
+    assert rates("inverse_sqrt", 20, warmup_steps=warmup) == pytest.approx([rate / peak for rate in made])
+
+
 def test_matrices_are_decayed_and_vectors_are_not() -> None:
     model = nn.Linear(3, 3)
     groups = adamw(model, OptimizerConfig(weight_decay=0.3)).param_groups

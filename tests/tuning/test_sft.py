@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from luban.errors import DataError
+from luban.errors import ConfigError, DataError
 from luban.evaluation.questions import ask, read_questions
 from luban.inference.local import open_lm
+from luban.tokenizers.files import load
+from luban.training.checkpoint import write_model_folder
 from luban.training.config import LoopConfig, OptimizerConfig
 from luban.training.metrics import read_log
 from luban.tuning import sft
+from tests import tiny
 from tests.conftest import Workspace
 
 LOOP = LoopConfig(
@@ -72,6 +75,13 @@ def test_rows_without_an_answer_leave_nothing_to_train_on(workspace: Workspace, 
     rows.write_text('{"messages": [{"role": "user", "content": "hello?"}]}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.jsonl:1: there is no assistant turn"):
         sft.run(config_for(workspace, tmp_path / "run", data=(rows,)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_next_token_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    write_model_folder(tmp_path / "bert", tiny.bert(context=256), load(workspace.tokenizer))
+    with pytest.raises(ConfigError, match="'bert' models predict no next token"):
+        sft.run(config_for(workspace, tmp_path / "run", model=tmp_path / "bert"))
     assert not (tmp_path / "run").exists()
 
 

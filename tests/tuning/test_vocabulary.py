@@ -124,3 +124,16 @@ def test_nothing_to_add_and_a_missing_file_are_refused(tmp_path: Path):
         extended(tmp_path / "tokenizer", add=())
     with pytest.raises(DataError, match="no such file"):
         extended(tmp_path / "tokenizer", file=tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("architecture", ["BertForPreTraining", "BertModel"])
+@torch.no_grad()
+def test_an_encoder_gets_rows_and_biases_too(architecture: str, tmp_path: Path):
+    torch.manual_seed(0)
+    write_model_folder(tmp_path / "model", tiny.bert(architecture=architecture), tiny.tokenizer())
+    out, results = extended(tmp_path / "model")
+    before, after, tokens = hf.load(tmp_path / "model"), hf.load(out), torch.arange(20)[None]
+    assert results["rows"] == after.embedding.num_embeddings == 387
+    assert torch.equal(after.hidden(tokens), before.hidden(tokens))
+    if architecture != "BertModel":
+        torch.testing.assert_close(after(tokens)[..., :384], before(tokens))
