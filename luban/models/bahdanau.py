@@ -14,11 +14,10 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from luban.errors import ModelError
 from luban.models.base import Shape, from_own_entries, own_entries
 from luban.models.names import Names
 from luban.models.rnn import recurrent_numbers
-from luban.models.seq2seq import Seq2Seq, Source, start_token
+from luban.models.seq2seq import Seq2Seq, Source, check_start, start_token
 from luban.nn.cache import Cache, DecoderSlot, Recurrent, Remembered
 from luban.nn.init import initialise, unset_embedding
 from luban.nn.linear import Linear
@@ -75,10 +74,7 @@ class RNNSearchConfig:
     heads = kv_heads = head_dim = 0  # its attention is not made of heads
 
     def __post_init__(self) -> None:
-        if self.decoder_start_id >= self.vocab:
-            raise ModelError(
-                f"decoder_start_id {self.decoder_start_id} is outside of a vocab of {self.vocab}"
-            )
+        check_start(self.decoder_start_id, self.vocab)
 
     @property
     def hidden(self) -> int:

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from luban.errors import ModelError, PromptError
 from luban.models.bart_files import HF_ENTRIES, head_entries, head_of
 from luban.models.base import Shape, dtype_entry, from_entries
-from luban.models.seq2seq import Seq2Seq, Source, places_of, shifted_right, slots_for, start_token
+from luban.models.seq2seq import (
+    Seq2Seq,
+    Source,
+    check_start,
+    places_of,
+    shifted_right,
+    slots_for,
+    start_token,
+)
 from luban.nn.attention import Attention, CrossAttention
 from luban.nn.cache import Bidirectional, Cache, DecoderSlot, LayerCache
 from luban.nn.init import initialise, unset_embedding
@@ -81,10 +89,7 @@ class BartConfig:
         for name in ("heads", "encoder_heads"):
             if self.dim % getattr(self, name):
                 raise ModelError(f"dim {self.dim} is not a multiple of {name} {getattr(self, name)}")
-        if self.decoder_start_id >= self.vocab:
-            raise ModelError(
-                f"decoder_start_id {self.decoder_start_id} is outside of a vocab of {self.vocab}"
-            )
+        check_start(self.decoder_start_id, self.vocab)
 
     @property
     def tied(self) -> bool:
@@ -106,9 +111,7 @@ class BartConfig:
     @classmethod
     def sized(cls, shape: Shape) -> Self:
         """A new model's config: heads of 64, an MLP 4 times as wide as the stream, as deep on both sides."""
-        heads = shape.heads or max(1, shape.dim // 64)
-        if shape.kv_heads not in (0, heads):
-            raise ModelError(f"kv_heads {shape.kv_heads} for {heads} heads; BART has as many of both")
+        heads = shape.ungrouped_heads()
         if not shape.tied:
             raise ModelError("BART's head is its embedding: tied=false is not possible")
         return cls(

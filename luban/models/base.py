@@ -82,6 +82,19 @@ class Shape:
     eos_id: int | None = None
     pad_id: int | None = None
 
+    @property
+    def query_heads(self) -> int:
+        """Heads as given, else one per 64 of `dim`."""
+        return self.heads or max(1, self.dim // 64)
+
+    def ungrouped_heads(self) -> int:
+        """`query_heads`, for a family that has as many of keys; raises ModelError where they are to be fewer."""
+        if self.kv_heads not in (0, self.query_heads):
+            raise ModelError(
+                f"kv_heads {self.kv_heads} for {self.query_heads} heads; '{self.model_type}' has as many of both"
+            )
+        return self.query_heads
+
 
 class CausalLM(nn.Module):
     """A decoder over token ids. A family's module derives from it and says what `hidden` is.

@@ -164,10 +164,8 @@ class BertConfig:
     def sized(cls, shape: Shape) -> Self:
         """A new model's config, with both heads of pretraining: heads of 64, an MLP 4 times as wide as the stream."""
         numbers: dict[str, Any] = dataclasses.asdict(shape)
-        heads = numbers["heads"] or max(1, shape.dim // 64)
-        if numbers.pop("kv_heads") not in (0, heads):
-            raise ModelError(f"kv_heads {shape.kv_heads} for {heads} heads; BERT has as many of both")
-        numbers["heads"] = heads
+        del numbers["kv_heads"]
+        numbers["heads"] = shape.ungrouped_heads()
         return cls(**numbers)
 
     def to_hf(self) -> dict[str, Any]:

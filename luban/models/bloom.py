@@ -112,11 +112,10 @@ class BloomConfig:
     def sized(cls, shape: Shape) -> Self:
         """A new model's config: heads of 64; the MLP is always 4 times as wide as the stream."""
         numbers: dict[str, Any] = dataclasses.asdict(shape)
-        heads = numbers["heads"] or max(1, shape.dim // 64)
-        for name, only in (("kv_heads", heads), ("hidden", 4 * shape.dim)):
-            if numbers.pop(name) not in (0, only):
-                raise ModelError(f"{name} {getattr(shape, name)}: a BLOOM of these numbers has {only}")
-        numbers["heads"] = heads
+        del numbers["kv_heads"]
+        numbers["heads"] = shape.ungrouped_heads()
+        if numbers.pop("hidden") not in (0, 4 * shape.dim):
+            raise ModelError(f"hidden {shape.hidden}: a BLOOM of these numbers has {4 * shape.dim}")
         return cls(**numbers)
 
     def to_hf(self) -> dict[str, Any]:

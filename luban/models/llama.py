@@ -155,8 +155,7 @@ class LlamaConfig:
         With experts: 8 of them, half as wide, two for each token, which then costs what one whole MLP would.
         """
         numbers: dict[str, Any] = dataclasses.asdict(shape)
-        heads = shape.heads or max(1, shape.dim // 64)
-        numbers |= {"heads": heads, "kv_heads": shape.kv_heads or heads}
+        numbers |= {"heads": shape.query_heads, "kv_heads": shape.kv_heads or shape.query_heads}
         member = MEMBERS[shape.model_type]
         width = shape.dim * 4 // 3 if member.experts else shape.dim * 8 // 3
         numbers |= {"hidden": shape.hidden or -(-width // 32) * 32}

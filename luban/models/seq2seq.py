@@ -140,6 +140,12 @@ def slots_for(source: Source, layers: int) -> Cache:
     return [DecoderSlot(None, Remembered(source.valid)) for _ in range(layers)]
 
 
+def check_start(start: int, vocab: int) -> None:
+    """Raise ModelError unless the token that answers begin with is one of the vocabulary."""
+    if start >= vocab:
+        raise ModelError(f"decoder_start_id {start} is outside of a vocab of {vocab}")
+
+
 def start_token(shape: Shape) -> int:
     """What answers of a new model begin with: the first of begin, padding and end token that there is."""
     for token in (shape.bos_id, shape.pad_id, shape.eos_id):

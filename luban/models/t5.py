@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from luban.errors import ModelError
 from luban.models.base import Shape, dtype_entry, from_entries
-from luban.models.seq2seq import Seq2Seq, Source, slots_for, start_token
+from luban.models.seq2seq import Seq2Seq, Source, check_start, slots_for, start_token
 from luban.models.t5_files import HF_ENTRIES, refuse_other_models
 from luban.nn.attention import Attention, CrossAttention
 from luban.nn.cache import Bias, Bidirectional, Cache, DecoderSlot, LayerCache
@@ -88,10 +88,7 @@ class T5Config:
             raise ModelError(
                 f"max_distance {self.max_distance} is within the {self.buckets // 2} distances of their own"
             )
-        if self.decoder_start_id >= self.vocab:
-            raise ModelError(
-                f"decoder_start_id {self.decoder_start_id} is outside of a vocab of {self.vocab}"
-            )
+        check_start(self.decoder_start_id, self.vocab)
 
     @property
     def kv_heads(self) -> int:
@@ -110,9 +107,7 @@ class T5Config:
     @classmethod
     def sized(cls, shape: Shape) -> Self:
         """A new model's config, as version 1.1: heads of 64, a gated MLP of 8/3 of `dim` rounded up to 32."""
-        heads = shape.heads or max(1, shape.dim // 64)
-        if shape.kv_heads not in (0, heads):
-            raise ModelError(f"kv_heads {shape.kv_heads} for {heads} heads; T5 has as many of both")
+        heads = shape.ungrouped_heads()
         return cls(
             vocab=shape.vocab,
             dim=shape.dim,

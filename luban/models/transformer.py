@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from luban.errors import ModelError
 from luban.models.base import Shape, from_own_entries, own_entries
 from luban.models.names import Names
-from luban.models.seq2seq import Seq2Seq, Source, slots_for, start_token
+from luban.models.seq2seq import Seq2Seq, Source, check_start, slots_for, start_token
 from luban.nn.attention import Attention, CrossAttention
 from luban.nn.cache import Bidirectional, Cache, DecoderSlot, LayerCache
 from luban.nn.init import initialise, unset_embedding
@@ -84,10 +84,7 @@ class TransformerConfig:
             raise ModelError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.dim % 2:
             raise ModelError(f"dim {self.dim} is odd; sinusoids come in pairs of sine and cosine")
-        if self.decoder_start_id >= self.vocab:
-            raise ModelError(
-                f"decoder_start_id {self.decoder_start_id} is outside of a vocab of {self.vocab}"
-            )
+        check_start(self.decoder_start_id, self.vocab)
         object.__setattr__(self, "hidden", self.hidden or 4 * self.dim)
         object.__setattr__(self, "encoder_layers", self.encoder_layers or self.layers)
 
@@ -107,11 +104,7 @@ class TransformerConfig:
     @classmethod
     def sized(cls, shape: Shape) -> Self:
         """A new model's config: heads of 64, an MLP 4 times as wide as the stream, as deep on both sides."""
-        heads = shape.heads or max(1, shape.dim // 64)
-        if shape.kv_heads not in (0, heads):
-            raise ModelError(
-                f"kv_heads {shape.kv_heads} for {heads} heads; a transformer has as many of both"
-            )
+        heads = shape.ungrouped_heads()
         return cls(
             vocab=shape.vocab,
             dim=shape.dim,

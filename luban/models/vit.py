@@ -149,9 +149,7 @@ class ViTConfig:
     @classmethod
     def sized(cls, shape: Shape) -> Self:
         """A new encoder's config for images of 224 x 224 in patches of 16 x 16; it has no words and no context."""
-        heads = shape.heads or max(1, shape.dim // 64)
-        if shape.kv_heads not in (0, heads):
-            raise ModelError(f"kv_heads {shape.kv_heads} for {heads} heads; ViT has as many of both")
+        heads = shape.ungrouped_heads()
         return cls(dim=shape.dim, layers=shape.layers, heads=heads, hidden=shape.hidden)
 
     def to_hf(self) -> dict[str, Any]:
