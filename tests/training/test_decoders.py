@@ -81,7 +81,7 @@ def test_new_experts_are_as_many_as_the_config_says() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("kv_heads", 2, "kv_heads 2 for 1 heads; 'bloom' has as many of both"),
+        ("kv_heads", 2, "kv_heads 2 for 4 heads; 'bloom' has as many of both"),
         ("hidden", 100, "hidden 100: a BLOOM of these numbers has"),
     ],
 )
