@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -493,3 +494,12 @@ def _(value: dict) -> Any:
 @timeless.register
 def _(value: list) -> Any:
     return [timeless(item) for item in value]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_setting_one_of_a_group_leaves_the_others_at_their_defaults(stage: str) -> None:
+    config = importlib.import_module(STAGES[stage].module).Config
+    for field in dataclasses.fields(config):
+        if field.default_factory is not dataclasses.MISSING:
+            made = field.default_factory()
+            assert made == type(made)(), f"{field.name}: what `--help` shows is not what a run takes"

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuningOptimizer(OptimizerConfig):
+    """AdamW with smaller steps than a new model takes."""
+
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    """Peak learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(DeviceConfig):
     """Tune a model on conversations."""
 
@@ -46,7 +54,7 @@ class Config(DeviceConfig):
     """What to do with a conversation longer than `loop.max_length`: keep its beginning, or drop it (counted)."""
     packing: bool = True
     """Fill rows with several whole conversations; off gives each its own padded row."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-3))
+    optimizer: TuningOptimizer = field(default_factory=TuningOptimizer)
     loop: LoopConfig = field(default_factory=LoopConfig)
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the split and the data order."""
