@@ -137,21 +137,7 @@ class CausalLM(nn.Module):
 
     def make_cache(self, *, batch: int, capacity: int, valid: Tensor | None = None) -> Cache:
         """Empty slots for `capacity` tokens a row; `valid` [batch, capacity] is False at left padding."""
-        return [self.dense_slot(batch=batch, capacity=capacity, valid=valid) for _ in self.blocks]
-
-    def dense_slot(self, *, batch: int, capacity: int, valid: Tensor | None = None, window: int = 0) -> Dense:
-        """Room for one block's keys and values, on the model's device and in its dtype."""
-        weight = self.embedding.weight
-        return Dense(
-            batch=batch,
-            kv_heads=self.config.kv_heads,
-            capacity=capacity,
-            head_dim=self.config.head_dim,
-            dtype=weight.dtype,
-            device=weight.device,
-            valid=valid,
-            window=window,
-        )
+        return [dense_slot(self, batch=batch, capacity=capacity, valid=valid) for _ in self.blocks]
 
     def isolate(self, documents: Int[Tensor, "batch seq"]) -> Cache:
         """Slots for a pass over packed rows in which documents do not see each other."""
@@ -163,6 +149,23 @@ class CausalLM(nn.Module):
         for block, slot in zip(self.blocks, slots, strict=True):
             x = block(x, *context, slot)
         return x
+
+
+def dense_slot(
+    model: Any, *, batch: int, capacity: int, valid: Tensor | None = None, window: int = 0
+) -> Dense:
+    """Room for the keys and values of one of `model`'s blocks, on its device and in its dtype."""
+    weight: Tensor = model.embedding.weight
+    return Dense(
+        batch=batch,
+        kv_heads=model.config.kv_heads,
+        capacity=capacity,
+        head_dim=model.config.head_dim,
+        dtype=weight.dtype,
+        device=weight.device,
+        valid=valid,
+        window=window,
+    )
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from luban.errors import ModelError
-from luban.models.base import CausalLM, Shape, dtype_entry, from_entries, reject_unsupported
+from luban.models.base import CausalLM, Shape, dense_slot, dtype_entry, from_entries, reject_unsupported
 from luban.models.llama_files import (
     MEMBERS,
     SUPPORTED,
@@ -255,7 +255,7 @@ class Llama(CausalLM):
     def make_cache(self, *, batch: int, capacity: int, valid: Tensor | None = None) -> Cache:
         """See `CausalLM.make_cache`."""
         return [
-            self.dense_slot(batch=batch, capacity=capacity, valid=valid, window=window)
+            dense_slot(self, batch=batch, capacity=capacity, valid=valid, window=window)
             for window in self._windows()
         ]
 

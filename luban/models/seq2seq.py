@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from luban.errors import ModelError
-from luban.models.base import Shape
-from luban.nn.cache import Cache, DecoderSlot, Dense, Remembered
+from luban.models.base import Shape, dense_slot
+from luban.nn.cache import Cache, DecoderSlot, Remembered
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,9 @@ class Seq2Seq(nn.Module):
 
     def make_cache(self, source: Source, *, batch: int, capacity: int, valid: Tensor | None = None) -> Cache:
         """Empty slots for `capacity` decoded tokens a row."""
-        weight = self.embedding.weight
         return [
             DecoderSlot(
-                Dense(
-                    batch=batch,
-                    kv_heads=self.config.kv_heads,
-                    capacity=capacity,
-                    head_dim=self.config.head_dim,
-                    dtype=weight.dtype,
-                    device=weight.device,
-                    valid=valid,
-                ),
-                Remembered(source.valid),
+                dense_slot(self, batch=batch, capacity=capacity, valid=valid), Remembered(source.valid)
             )
             for _ in self.blocks
         ]
