@@ -14,7 +14,7 @@ from luban.evaluation.questions import ask, read_questions
 from luban.inference.local import open_lm
 from luban.tokenizers.files import load
 from luban.training.checkpoint import write_model_folder
-from luban.training.config import LoopConfig, OptimizerConfig
+from luban.training.config import LoopConfig
 from luban.training.metrics import read_log
 from luban.tuning import sft
 from tests import tiny
@@ -26,7 +26,7 @@ LOOP = LoopConfig(
 
 
 def config_for(workspace: Workspace, out: Path, **changes: Any) -> sft.Config:
-    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=2)
+    optimizer = sft.TuningOptimizer(learning_rate=3e-3, warmup_steps=2)
     config = sft.Config(
         model=workspace.model, data=(workspace.rows,), out=out, loop=LOOP, optimizer=optimizer, threads=1
     )
