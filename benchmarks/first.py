@@ -178,7 +178,7 @@ def luban_training(task: str, shape: dict[str, int]) -> Callable[[], int]:
     from luban.models.llama import Llama, LlamaConfig
     from luban.training.config import OptimizerConfig
     from luban.training.optim import adamw
-    from luban.training.step import Updater, compiled_hidden, next_token
+    from luban.training.step import Accumulated, Updater, compiled_hidden, next_token
 
     numbers: dict[str, Any] = {key: value for key, value in shape.items() if key != "batch"}
     model = Llama(LlamaConfig(**numbers))
@@ -193,7 +193,7 @@ def luban_training(task: str, shape: dict[str, int]) -> Callable[[], int]:
         packed=False,
     )
     optimizer = adamw(model, OptimizerConfig())
-    updater = Updater(model, optimizer, next_token(compiled_hidden(model)), max_grad_norm=1.0)
+    updater = Updater(optimizer, Accumulated(model, next_token(compiled_hidden(model))), max_grad_norm=1.0)
 
     def train() -> int:
         for _ in range(STEPS[task]):

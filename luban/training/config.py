@@ -68,3 +68,25 @@ class LoopConfig:
         if self.max_steps:
             return self.max_steps
         return max(1, round(self.num_train_epochs * batches_per_epoch() / self.gradient_accumulation_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """A run on several processes, which torchrun starts: dp x tp x pp of them."""
+
+    dp: Annotated[int, Ge(0)] = 0
+    """Copies of the model, each with its share of the rows; 0 means as many as `tp` and `pp` leave."""
+    tp: Annotated[int, Ge(1)] = 1
+    """Processes that share every layer (tensor parallel)."""
+    pp: Annotated[int, Ge(1)] = 1
+    """Stages of a pipeline, each with its part of the blocks; micro-batches are `gradient_accumulation_steps`."""
+    zero: Literal[0, 1, 2, 3] = 0
+    """What the copies share out among them: 1 the optimizer's state, 2 also gradients, 3 also weights (FSDP2)."""
+    offload: bool = False
+    """Keep shared-out weights, gradients and optimizer state in the CPU's memory (with `zero` 2 or 3)."""
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
+    """Order of the pipeline's forward and backward passes."""
+    chunks: Annotated[int, Ge(2)] = 2
+    """Pieces of the model on each stage of an interleaved pipeline."""
+    compress: Literal["none", "powersgd", "onebit"] = "none"
+    """How copies send their gradients (with `zero` 0): whole, as low-rank factors, or one bit each."""

@@ -27,7 +27,7 @@ from luban.training.config import LoopConfig, OptimizerConfig
 from luban.training.flops import training_flops_per_token
 from luban.training.metrics import Bar, Log, save_curves
 from luban.training.optim import adamw, learning_rate_at
-from luban.training.step import Objective, Update, Updater
+from luban.training.step import Accumulated, Objective, Update, Updater
 
 Validate = Callable[[], dict[str, float]]
 Sample = Callable[[int, Path], str]
@@ -55,7 +55,7 @@ class Fit:
     def __post_init__(self) -> None:
         self.adamw = adamw(self.model, self.optimizer)
         self.updater = Updater(
-            self.model, self.adamw, self.objective, max_grad_norm=self.optimizer.max_grad_norm
+            self.adamw, Accumulated(self.model, self.objective), max_grad_norm=self.optimizer.max_grad_norm
         )
         self.flops_per_token = training_flops_per_token(self.model.config, self.loop.max_length)
         self.peak_flops = measure_flops(self.device)

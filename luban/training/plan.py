@@ -163,10 +163,10 @@ def _trial(shape: ArchitectureConfig, config: Config, place: torch.device) -> fl
     from luban.models import hf
     from luban.training.config import OptimizerConfig
     from luban.training.optim import adamw
-    from luban.training.step import Updater, next_token
+    from luban.training.step import Accumulated, Updater, next_token
 
     model = hf.build(_new_config(shape, config), device=place)
-    updater = Updater(model, adamw(model, OptimizerConfig()), next_token(), max_grad_norm=1.0)
+    updater = Updater(adamw(model, OptimizerConfig()), Accumulated(model, next_token()), max_grad_norm=1.0)
     tokens = torch.randint(0, config.vocab, (config.per_device_train_batch_size, config.max_length + 1))
     documents = (torch.arange(config.max_length) * 3 // config.max_length).expand_as(tokens[:, 1:])
     batch = Batch(

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -55,18 +55,61 @@ def next_token(hidden: Callable[..., Tensor] | None = None) -> Objective:
     return objective
 
 
+class Sums(NamedTuple):
+    """What a global batch adds up to, over all micro-batches and processes."""
+
+    loss: float
+    targets: int
+
+
+class Gradients(Protocol):
+    """Where a step's gradients come from: one process (`Accumulated`), or many (`parallel/`)."""
+
+    def sum(self, batches: Sequence[Batch], *, scale: float = 1.0) -> Sums:
+        """Fill `.grad` with the gradient of `scale` times the loss summed over the global batch.
+
+        `batches` are this process's micro-batches; the sums returned are everyone's, without `scale`.
+        """
+        ...
+
+    def norm(self) -> float:
+        """The norm of all gradients as they are now, those of other processes' parameters too."""
+        ...
+
+
+class Accumulated:
+    """The gradients of one process: micro-batch after micro-batch, added up."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        self.model, self.objective = model, objective
+
+    def sum(self, batches: Sequence[Batch], *, scale: float = 1.0) -> Sums:
+        """See `Gradients.sum`."""
+        self.model.train()
+        total, targets = 0.0, 0
+        for batch in batches:
+            step = self.objective(self.model, batch)
+            (step.loss if scale == 1.0 else step.loss * scale).backward()
+            total, targets = total + step.loss.item(), targets + step.targets
+        return Sums(total, targets)
+
+    def norm(self) -> float:
+        """See `Gradients.norm`."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return torch.stack(torch._foreach_norm(gradients)).norm().item()
+
+
 class Updater:
     """Turns micro-batches into one step of the optimizer."""
 
     def __init__(
         self,
-        model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        objective: Objective,
+        gradients: Gradients,
         *,
         max_grad_norm: float,
     ) -> None:
-        self.model, self.optimizer, self.objective = model, optimizer, objective
+        self.optimizer, self.gradients = optimizer, gradients
         self.max_grad_norm = max_grad_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -75,20 +118,17 @@ class Updater:
 
         Raises TrainingError, before anything moves, if the loss or a gradient is not finite.
         """
-        self.model.train()
-        total, targets = 0.0, 0
-        for batch in batches:
-            step = self.objective(self.model, batch)
-            step.loss.backward()
-            total, targets = total + step.loss.item(), targets + step.targets
+        total, targets = self.gradients.sum(batches)
         if targets == 0:
             raise TrainingError("no token of this batch is a target", where=_named(batches))
-        norm = self._average_and_clip(targets)
+        norm = self.gradients.norm() / targets
         if not (norm < float("inf") and abs(total) < float("inf")):
             self.optimizer.zero_grad()
             raise TrainingError(
                 f"the loss is {total / targets}, its gradient norm {norm}", where=_named(batches)
             )
+        clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
+        torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], clip / targets)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
@@ -96,15 +136,6 @@ class Updater:
             set_to_none=False
         )  # keeps the memory: fresh pages cost more than filling zeros
         return Update(total / targets, norm, targets)
-
-    def _average_and_clip(self, targets: int) -> float:
-        """Divide summed gradients by `targets` and scale them down to the norm limit; returns the norm before."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(gradients))
-        norm = norms.norm().item() / targets
-        clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
-        torch._foreach_mul_(gradients, clip / targets)
-        return norm
 
 
 def _named(batches: Sequence[Batch]) -> str:

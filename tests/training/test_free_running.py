@@ -16,7 +16,7 @@ from luban.models import FAMILIES, hf
 from luban.models.base import Shape
 from luban.training import pretrain
 from luban.training.free_running import free_running, own_tokens
-from luban.training.step import Updater, next_token
+from luban.training.step import Accumulated, Updater, next_token
 from tests.conftest import Workspace
 
 VOCAB, SEQ = 12, 16
@@ -119,7 +119,9 @@ def test_a_taught_model_is_lost_among_its_own_words_and_scheduled_sampling_helps
     taught, alone = {}, {}
     for share in (0.0, 0.5):
         model = model_of("gru", dim=32)
-        updater = Updater(model, torch.optim.Adam(model.parameters()), free_running(share), max_grad_norm=1.0)
+        updater = Updater(
+            torch.optim.Adam(model.parameters()), Accumulated(model, free_running(share)), max_grad_norm=1.0
+        )
         for step in range(60):
             updater.update([counting(32, step)], learning_rate=1e-2)
         held_out = counting(200, 10**6)

@@ -14,7 +14,7 @@ from luban.data.batch import IGNORED, Batch, Origin
 from luban.models import FAMILIES, hf
 from luban.models.base import Shape
 from luban.training.metrics import read_log
-from luban.training.step import Updater, next_token
+from luban.training.step import Accumulated, Updater, next_token
 from tests.conftest import Workspace
 
 SETTINGS = (
@@ -89,7 +89,7 @@ def test_an_rnn_learns_to_remember_only_with_its_gradients_clipped() -> None:
         shape = Shape(model_type="rnn", vocab=6, context=20, dim=32, layers=1, tied=False)
         model = hf.build(FAMILIES["rnn"].config.sized(shape))
         optimizer = torch.optim.SGD(model.parameters())
-        updater = Updater(model, optimizer, next_token(), max_grad_norm=limit)
+        updater = Updater(optimizer, Accumulated(model, next_token()), max_grad_norm=limit)
         updates = [updater.update([recall(step)], learning_rate=0.3) for step in range(200)]
         ended[limit] = sum(update.loss for update in updates[-10:]) / 10
         steepest[limit] = max(update.grad_norm for update in updates)

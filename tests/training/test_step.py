@@ -11,7 +11,7 @@ from luban.data.batch import IGNORED, Batch, Origin
 from luban.errors import TrainingError
 from luban.training.config import OptimizerConfig
 from luban.training.optim import adamw
-from luban.training.step import Step, Updater, next_token
+from luban.training.step import Accumulated, Step, Updater, next_token
 from tests import tiny
 
 ROWS, SEQ = 8, 12
@@ -56,7 +56,7 @@ def test_micro_batches_of_any_size_are_the_same_step_as_one_batch(rows: int) -> 
     losses = []
     for model, batches in ((whole, [ragged_rows()]), (split, cut(ragged_rows(), rows))):
         optimizer = adamw(model, OptimizerConfig())
-        updater = Updater(model, optimizer, next_token(), max_grad_norm=1.0)
+        updater = Updater(optimizer, Accumulated(model, next_token()), max_grad_norm=1.0)
         losses.append([updater.update(batches, learning_rate=1e-2).loss for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     for mine, theirs in zip(split.parameters(), whole.parameters(), strict=True):
@@ -69,7 +69,7 @@ def test_the_loss_is_the_mean_over_all_targets() -> None:
     expected = torch.nn.functional.cross_entropy(
         model(batch.tokens).flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
     ).item()
-    updater = Updater(model, adamw(model, OptimizerConfig()), next_token(), max_grad_norm=1.0)
+    updater = Updater(adamw(model, OptimizerConfig()), Accumulated(model, next_token()), max_grad_norm=1.0)
     update = updater.update(cut(batch, 2), learning_rate=0.0)
     assert update.loss == pytest.approx(expected, abs=1e-5)
     assert update.targets == batch.target_count
@@ -78,7 +78,7 @@ def test_the_loss_is_the_mean_over_all_targets() -> None:
 def test_gradients_are_scaled_down_to_the_norm_limit() -> None:
     torch.manual_seed(0)
     model = tiny.llama()
-    updater = Updater(model, adamw(model, OptimizerConfig()), next_token(), max_grad_norm=1e-3)
+    updater = Updater(adamw(model, OptimizerConfig()), Accumulated(model, next_token()), max_grad_norm=1e-3)
     seen: list[float] = []
     updater.optimizer.register_step_pre_hook(
         lambda *_: seen.append(torch.stack([p.grad.norm() for p in updater.parameters]).norm().item())
@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_names_the_documents_and_moves_nothing() -> No
     def broken(model: torch.nn.Module, batch: Batch) -> Step:
         return Step(next_token()(model, batch).loss * float("nan"), 1)
 
-    updater = Updater(model, adamw(model, OptimizerConfig()), broken, max_grad_norm=1.0)
+    updater = Updater(adamw(model, OptimizerConfig()), Accumulated(model, broken), max_grad_norm=1.0)
     with pytest.raises(TrainingError, match="test #0, test #1"):
         updater.update([ragged_rows()], learning_rate=1.0)
     for name, weight in model.state_dict().items():
@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_names_the_documents_and_moves_nothing() -> No
 def test_a_batch_without_targets_is_refused() -> None:
     model, batch = tiny.llama(), ragged_rows()
     batch.targets.fill_(IGNORED)
-    updater = Updater(model, adamw(model, OptimizerConfig()), next_token(), max_grad_norm=1.0)
+    updater = Updater(adamw(model, OptimizerConfig()), Accumulated(model, next_token()), max_grad_norm=1.0)
     with pytest.raises(TrainingError, match="no token of this batch is a target"):
         updater.update([batch], learning_rate=1.0)
 
@@ -135,7 +135,7 @@ def test_a_batch_without_targets_is_refused() -> None:
 def test_a_few_steps_on_one_batch_learn_it_by_heart() -> None:
     torch.manual_seed(0)
     model = tiny.llama()
-    updater = Updater(model, adamw(model, OptimizerConfig()), next_token(), max_grad_norm=1.0)
+    updater = Updater(adamw(model, OptimizerConfig()), Accumulated(model, next_token()), max_grad_norm=1.0)
     losses = [updater.update([ragged_rows()], learning_rate=1e-2).loss for _ in range(80)]
     assert losses[0] > 5
     assert losses[-1] < 0.3

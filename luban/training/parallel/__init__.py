@@ -1,0 +1,1 @@
+"""One model on many processes, by PyTorch's own engines; the model's code knows nothing of it."""
