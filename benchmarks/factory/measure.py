@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 from luban.folder import write_json
 
 RESULTS = Path("runs/benchmarks")
+COMPILED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Commands find their modules compiled, as on a user's machine: installed ones are, a checkout's would not be."""
 Value = TypeVar("Value")
 
 
@@ -54,7 +56,7 @@ def command(
         [*map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **(env or {})},
+        env={**COMPILED, **(env or {})},
     )
     peak = [0.0]
     watcher = threading.Thread(target=_watch, args=(process.pid, sample_s, peak), daemon=True)

@@ -77,7 +77,7 @@ def run(config: Config) -> dict[str, Any]:
     _claim(config, inputs, recipe.key(key))
     means = Means(config.engine, workers_here(config.workers), int(config.memory * 1e9))
     parts = group_slices(pieces, int(config.part_mb * 1e6))
-    write_text(config.out / "recipe.yaml", _yaml(recipe))
+    write_text(config.out / "recipe.yaml", _yaml(recipe), durable=False)
     stages = run_stages(recipe, parts, key, config.out, reading=reading, means=means)
     last = [Files(stages[-1].folder, index) for index in range(len(parts))]
     sides = publish([part.of("kept") for part in last], config.out, means)

@@ -83,7 +83,7 @@ def process(task: Task) -> int:
 
 def is_done(files: Files) -> bool:
     """Whether the part's counts are there, and its files as long as they say."""
-    sizes = _sizes(files.of("stats", "json")).get("written", {})
+    sizes = told(files.of("stats", "json")).get("written", {})
     return bool(sizes) and all(_is_whole(files.of(kind), size) for kind, size in sizes.items())
 
 
@@ -121,13 +121,13 @@ def save(folder: Path, index: int, gathered: Sequence[Mapping[str, np.ndarray]])
 
 def saved(folder: Path, index: int) -> dict[str, Path] | None:
     """The files that `save` made, by name; None if they are not all there, whole."""
-    sizes = _sizes(folder / f"{index:05d}.json")
+    sizes = told(folder / f"{index:05d}.json")
     paths = {name: folder / f"{name}-{index:05d}.npy" for name in sizes}
     return paths if sizes and all(_is_whole(paths[name], size) for name, size in sizes.items()) else None
 
 
-def _sizes(path: Path) -> dict[str, Any]:
-    """What the file tells; nothing if it is missing or cut short."""
+def told(path: Path) -> dict[str, Any]:
+    """What the JSON file tells; nothing if it is missing or cut short."""
     try:
         return read_json(path)
     except DataError:

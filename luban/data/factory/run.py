@@ -162,12 +162,12 @@ def _all(function: Callable[[AnyTask], Any], tasks: Sequence[AnyTask], label: st
 
 def _claim(folder: Path, key: str) -> None:
     """Empty the folder unless what it holds was made under this key."""
-    if (folder / KEY).is_file() and read_json(folder / KEY).get("key") == key:
+    if part.told(folder / KEY).get("key") == key:
         return
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    write_json(folder / KEY, {"key": key})
+    write_json(folder / KEY, {"key": key}, durable=False)
 
 
 def _delete_others(stages: Path, ours: Sequence[Path]) -> None:
