@@ -99,3 +99,13 @@ def _numbered(pattern: str, numbers: Sequence[str]) -> str:
     """`pattern` with its stars replaced."""
     left = iter(numbers)
     return re.sub(r"\*", lambda _: next(left), pattern)
+
+
+def module_names(names: Names, parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """HF's name of each module of ours that has a weight; those that a file fuses share one, in its order."""
+    return {
+        ours.removesuffix(".weight"): theirs.removesuffix(".weight")
+        for theirs, stored in plan(names, parameters).items()
+        if theirs.endswith(".weight")
+        for ours in stored.parameters
+    }
