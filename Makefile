@@ -4,10 +4,20 @@ MODEL ?= own
 MINUTES ?= 6
 BIN := .venv/bin
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart scaling test check bench clean
 
 quickstart: .venv/.ready
 	$(BIN)/luban quickstart --model $(MODEL) --minutes $(MINUTES)
+
+GRID := runs/scaling
+scaling: runs/quickstart/documents/run.json
+	$(BIN)/luban tokenizer train --data runs/quickstart/documents --vocab 1024 --out $(GRID)/tokenizer
+	$(BIN)/luban data shards --data runs/quickstart/documents --tokenizer $(GRID)/tokenizer --out $(GRID)/shards
+	$(BIN)/luban data shards --data runs/quickstart/documents --tokenizer $(GRID)/tokenizer --holdout true --out $(GRID)/held-out
+	$(BIN)/luban scaling --data $(GRID)/shards --tokenizer $(GRID)/tokenizer --validation $(GRID)/held-out --out $(GRID)/grid
+
+runs/quickstart/documents/run.json:
+	$(MAKE) quickstart
 
 test: .venv/.ready-dev
 	./check --all

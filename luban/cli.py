@@ -24,11 +24,15 @@ from luban import __version__
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage lives. `takes_lm`: its `run` is also given the function that opens a language model."""
+    """Where a stage lives. `takes_lm`: its `run` is also given the function that opens a language model.
+
+    `shared`: several processes, which torchrun starts, may run it together.
+    """
 
     module: str
     summary: str
     takes_lm: bool = False
+    shared: bool = False
 
 
 STAGES = {
@@ -57,9 +61,26 @@ STAGES = {
     "tokenizer extend": Stage(
         "luban.tuning.vocabulary", "new tokens for a tokenizer, and rows for them in its model"
     ),
-    "plan": Stage("luban.training.plan", "parameters, FLOPs, memory by part and time, before running"),
-    "pretrain": Stage("luban.training.pretrain", "token shards to a base model", takes_lm=True),
-    "sft": Stage("luban.tuning.sft", "base model and conversation rows to an assistant"),
+    "plan": Stage(
+        "luban.training.plan", "parameters, FLOPs, memory, time, energy of a run, here or on a cluster"
+    ),
+    "profile": Stage("luban.training.profile", "where a training step's time and memory go"),
+    "pretrain": Stage("luban.training.pretrain", "token shards to a base model", takes_lm=True, shared=True),
+    "scaling": Stage(
+        "luban.training.scaling", "how loss falls with size, data and compute on your text", takes_lm=True
+    ),
+    "scaling show": Stage(
+        "luban.training.scaling.revisit", "a grid's tables again, and what to train for a budget"
+    ),
+    "dist check": Stage(
+        "luban.training.parallel.check",
+        "collectives between processes: right, and how fast by size",
+        shared=True,
+    ),
+    "dist server": Stage(
+        "luban.training.parallel.by_server", "pretraining by a parameter server, synchronous or stale"
+    ),
+    "sft": Stage("luban.tuning.sft", "base model and conversation rows to an assistant", shared=True),
     "translate": Stage(
         "luban.tuning.translate", "pairs of texts to a model that translates, and its BLEU", takes_lm=True
     ),
@@ -99,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LubanError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
+        if _follows():
+            return 130
         return _complain("interrupted; what was finished is kept, the same command goes on", 130)
     except BrokenPipeError:
         sys.stderr.close()
@@ -128,6 +151,7 @@ def overview() -> str:
 
 def _run_stage(words: list[str]) -> int:
     from luban import config as settings
+    from luban.errors import LubanError
     from luban.folder import RUN_FILE, AlreadyDone, read_json
 
     name, rest = _stage_named(words)
@@ -137,13 +161,23 @@ def _run_stage(words: list[str]) -> int:
         print(settings.help_text(module.Config, stage=name))
         return 0
     as_json = "--json" in rest
-    config = settings.load(module.Config, [word for word in rest if word != "--json"], where=f"luban {name}")
+    try:
+        _check_processes(name)
+        config = settings.load(
+            module.Config, [word for word in rest if word != "--json"], where=f"luban {name}"
+        )
+    except LubanError:
+        if _follows():
+            return 2  # the first one tells the same
+        raise
     try:
         results = module.run(config, _lm_opener(config)) if stage.takes_lm else module.run(config)
     except AlreadyDone as done:
-        print(str(done), file=sys.stderr)
+        if not _follows():
+            print(str(done), file=sys.stderr)
         results = read_json(done.out / RUN_FILE)["metrics"]
-    _report(module, results or {}, as_json)
+    if not _follows():
+        _report(module, results or {}, as_json)
     return 0
 
 
@@ -178,6 +212,21 @@ def _start_quickly() -> None:
     gc.set_threshold(50_000, 20, 50)
     # numpy's BLAS starts threads that spin at import and that no stage uses (torch has its own).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _check_processes(name: str) -> None:
+    """Raise ConfigError where torchrun started several processes of a stage that each would run alone."""
+    from luban.errors import ConfigError
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not STAGES[name].shared:
+        what = f"this stage runs in one process, and there are {processes}"
+        raise ConfigError(what, where=f"luban {name}", hint="start it without torchrun")
+
+
+def _follows() -> bool:
+    """Whether this is one of torchrun's processes and not the first, which speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def _report(module: ModuleType, results: dict[str, Any], as_json: bool) -> None:

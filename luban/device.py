@@ -6,16 +6,19 @@ not import torch: `luban STAGE --help` has to answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
 from luban.errors import ConfigError, MachineError, nearest
+from luban.machine import tuned
 
 if TYPE_CHECKING:
     import torch
@@ -30,21 +33,39 @@ class DeviceConfig:
     device: str = "auto"
     """`auto` (an accelerator if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`."""
     threads: Annotated[int, Ge(0)] = 0
-    """CPU threads for one operation; 0 means as many as this process may run on."""
+    """CPU threads for one operation; 0 means all that this process may run on, or its share under torchrun."""
 
 
 def start(config: DeviceConfig, *, seed: int | None) -> torch.device:
     """Fix threads, allocator and seeds of this process; return the device to compute on.
 
+    What `config` leaves open is as `luban doctor --tune` found it fastest, if it was run; tuned threads are for a
+    process that has the machine to itself, so not for one of torchrun's.
     With `seed` None the random streams are left as they are. Raises MachineError if the device is not there.
     """
-    import torch
-
-    reuse_memory()
-    torch.set_num_threads(config.threads or usable_cpus())
+    settings = tuned()
+    if settings.reuse_memory:
+        reuse_memory()
+    if config.threads or "LOCAL_WORLD_SIZE" in os.environ:
+        use_cpus(config.threads or threads_of_this_process(), pin=False)
+    else:
+        use_cpus(settings.threads, pin=settings.pin)
     if seed is not None:
         seed_all(seed)
     return pick(config.device)
+
+
+def use_cpus(threads: int, *, pin: bool) -> None:
+    """Let one operation run on `threads` threads (0: one per usable CPU), pinned to as many CPUs or to all."""
+    import torch
+
+    torch.set_num_threads(min(threads, usable_cpus()) if pin else threads or usable_cpus())
+    if not pin or not hasattr(os, "sched_setaffinity"):
+        return
+    chosen = sorted(os.sched_getaffinity(0))[: threads or None]
+    for thread in Path("/proc/self/task").iterdir():  # those that torch has started as well
+        with contextlib.suppress(ProcessLookupError):  # one that has ended since
+            os.sched_setaffinity(int(thread.name), chosen)
 
 
 def pick(name: str) -> torch.device:
@@ -77,6 +98,19 @@ def dtype_named(name: str) -> torch.dtype:
 def usable_cpus() -> int:
     """CPUs this process may run on (its affinity, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of_this_process() -> int:
+    """Its share of the usable CPUs: torchrun says how many processes of a run are on this machine."""
+    return max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def seed_copy(seed: int, place: int) -> None:
+    """Give the copy of a model at `place` random numbers of its own; those of place 0 go on as they are."""
+    import numpy as np
+
+    if place:
+        seed_all(int(np.random.SeedSequence((seed, place)).generate_state(1)[0]))
 
 
 def seed_all(seed: int) -> None:

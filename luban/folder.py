@@ -141,9 +141,11 @@ def describe(stage: str, config: Any, inputs: Sequence[str | Path]) -> dict[str,
 
 
 def check_out(
-    out: str | Path, *, stage: str, config: Any, inputs: Sequence[str | Path] = ()
+    out: str | Path, *, stage: str, config: Any, inputs: Sequence[str | Path] = (), free: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What `run.json` will hold if `out` is free for this run; writes nothing.
+
+    `free` are dotted settings that may be others when an unfinished run goes on.
 
     Raises AlreadyDone if the same run is finished there, ConfigError if the folder holds something else.
     """
@@ -152,17 +154,19 @@ def check_out(
     if out.is_file():
         raise ConfigError("the output is a file, not a folder", where=out, hint="choose another --out")
     if out.is_dir() and any(out.iterdir()):
-        _same_run_or_raise(out, mine)
+        _same_run_or_raise(out, mine, free)
     return mine
 
 
-def claim(out: str | Path, *, stage: str, config: Any, inputs: Sequence[str | Path] = ()) -> Path:
+def claim(
+    out: str | Path, *, stage: str, config: Any, inputs: Sequence[str | Path] = (), free: Sequence[str] = ()
+) -> Path:
     """Take `out` for a run that works in place: new, or the continuation of the same one.
 
-    Raises as `check_out` does.
+    Takes and raises what `check_out` does.
     """
     out = Path(out)
-    mine = check_out(out, stage=stage, config=config, inputs=inputs)
+    mine = check_out(out, stage=stage, config=config, inputs=inputs, free=free)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RUN_FILE, mine)
     return out
@@ -192,7 +196,7 @@ def stage_folder(
         finish(work, metrics)
 
 
-def _same_run_or_raise(out: Path, mine: dict[str, Any]) -> None:
+def _same_run_or_raise(out: Path, mine: dict[str, Any], free: Sequence[str]) -> None:
     if not (out / RUN_FILE).is_file():
         raise ConfigError(
             "the output folder is not empty and not Luban's", where=out, hint="choose another --out"
@@ -200,6 +204,8 @@ def _same_run_or_raise(out: Path, mine: dict[str, Any]) -> None:
     theirs = read_json(out / RUN_FILE)
     differing = [name for name in ("stage", "inputs") if theirs.get(name) != mine[name]]
     old, new = theirs.get("config", {}), mine["config"]
+    if not theirs.get("done"):
+        old, new = _without(old, free), _without(new, free)
     differing += [f"config.{key}" for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
     if canonical_json(old) == canonical_json(new) and not differing:
         if theirs.get("done"):
@@ -210,3 +216,17 @@ def _same_run_or_raise(out: Path, mine: dict[str, Any]) -> None:
         where=out,
         hint=f"choose another --out, or delete {out}",
     )
+
+
+def _without(config: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """`config` without the settings of these dotted names."""
+    heads = {name for name in names if "." not in name}
+    inner: dict[str, list[str]] = {}
+    for name in set(names) - heads:
+        group, _, rest = name.partition(".")
+        inner.setdefault(group, []).append(rest)
+    return {
+        key: _without(value, inner[key]) if key in inner else value
+        for key, value in config.items()
+        if key not in heads
+    }

@@ -15,7 +15,20 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "luban.training.loop", "tests.tiny"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "torch",
+        "torch.distributed",
+        "torch._dynamo",
+        "matplotlib.pyplot",
+        "luban.training.loop",
+        "luban.training.pretrain",
+        "luban.inference.local",
+        "luban.training.parallel.states",
+        "luban.training.parallel.sharded",
+        "tests.tiny",
+    ]
+)
 LIMIT_S = 240
 
 
@@ -43,6 +56,14 @@ def run_ranks(size: int, task: Callable[..., Any], *arguments: Any) -> list[Any]
         for process in ranks:
             process.join(timeout=5)
             process.kill()
+
+
+def exit_code(task: Callable[..., Any], *arguments: Any) -> int | None:
+    """How a process of its own ended that ran `task(*arguments)`: 0, or minus the signal that killed it."""
+    process = _CONTEXT.Process(target=task, args=arguments)
+    process.start()
+    process.join(timeout=LIMIT_S)
+    return process.exitcode
 
 
 def _rank(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "luban"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-ANYONE = {"config", "errors", "folder", "device", "lm", "native"}
+ANYONE = {"config", "errors", "folder", "device", "machine", "lm", "native"}
 MAY_IMPORT = {
     "tokenizers": set[str](),
     "nn": set[str](),
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "evaluation": {"data"},
     "fetch": {"models", "data"},
     "catalogue": {"models"},
-    "doctor": {"nn"},
+    "doctor": {"training"},
     "commands": set[str](),
     "quickstart": {"commands"},
     "ablate": {"commands", "data", "evaluation"},

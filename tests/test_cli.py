@@ -124,3 +124,14 @@ def test_ctrl_c_exits_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert again.returncode == 0
     lines = sum(path.read_bytes().count(b"\n") for path in (tmp_path / "out").glob("*.jsonl"))
     assert lines == 1_000_000
+
+
+def test_a_stage_of_one_process_is_not_run_by_several(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["models"]) == 2
+    assert "luban models: this stage runs in one process, and there are 2" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")  # the first one has told it
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == ""

@@ -41,3 +41,22 @@ def test_the_number_of_threads_is_set() -> None:
     device.start(device.DeviceConfig(threads=1), seed=None)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
+
+
+def test_processes_of_one_machine_share_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = device.threads_of_this_process()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert device.threads_of_this_process() == max(1, alone // 2)
+
+
+def test_copies_of_a_model_draw_different_numbers_and_the_first_goes_on() -> None:
+    device.seed_all(5)
+    expected = draws()
+    device.seed_all(5)
+    device.seed_copy(5, 0)
+    assert draws() == expected
+    seen = []
+    for place in (1, 2):
+        device.seed_copy(5, place)
+        seen.append(draws())
+    assert seen[0] != seen[1] != expected

@@ -106,3 +106,30 @@ def test_writing_more_than_is_free_is_refused_beforehand(tmp_path: Path) -> None
     with pytest.raises(MachineError, match="the disk is full"):
         folder.require_space(tmp_path / "new" / "file", 10**18)
     folder.require_space(tmp_path / "new" / "file", 1)
+
+
+@dataclass
+class Rows:
+    each: int
+    seed: int
+
+
+@dataclass
+class Training:
+    loop: Rows
+
+
+def test_a_free_setting_may_change_while_a_run_is_unfinished_and_not_afterwards(tmp_path: Path) -> None:
+    def claim(each: int, seed: int = 0) -> None:
+        config = Training(Rows(each, seed))
+        folder.claim(tmp_path / "run", stage="test", config=config, free=("loop.each",))
+
+    claim(4)
+    claim(2)
+    with pytest.raises(ConfigError, match=r"another run \(different: config\.loop\)"):
+        claim(2, seed=1)
+    folder.finish(tmp_path / "run")
+    with pytest.raises(folder.AlreadyDone):
+        claim(2)
+    with pytest.raises(ConfigError, match="another run"):
+        claim(4)

@@ -25,6 +25,7 @@ SOURCES = "of parallel text and bombs; tested in tests/data/sources"
 LENGTHS = (
     "needs answers of several lengths, which tiny models do not give; tested in tests/inference/test_beam.py"
 )
+GRID = "asks a trained grid; tested in tests/training/scaling"
 NETWORK = "fetching is tested in test_fetch.py"
 PRETRAIN = ("loop.max_steps=4", "loop.per_device_train_batch_size=2", "loop.max_length=32", "loop.compile=false",
             "loop.logging_steps=2", "loop.save_steps=2", "architecture.layers=1", "architecture.dim=32",
@@ -52,6 +53,11 @@ LOOP = {
     "loop.eval_batches": "loop.eval_batches=1",
     "loop.save_steps": "loop.save_steps=3",
     "loop.save_total_limit": "loop.save_total_limit=1",
+    "loop.precision": "loop.precision=bfloat16",
+    "loop.metric_for_best": "loop.eval_steps=1 | loop.metric_for_best=val/loss",
+    "loop.load_best": "loop.eval_steps=1 loop.metric_for_best=val/loss optimizer.learning_rate=1 | loop.load_best=true",
+    "loop.patience": "loop.eval_steps=1 loop.metric_for_best=val/loss optimizer.learning_rate=1 | loop.patience=1",
+    "loop.report_to": "loop.report_to=tensorboard",
 }
 NGRAM = "--model ngram loop.max_steps=0 architecture.heads=0"
 COUNTING = {
@@ -95,6 +101,12 @@ BASE = {
     "plan": "",
     "pretrain": "--data {shards} --tokenizer {tokenizer} --validation {held_out} --out {out} "
     + " ".join(PRETRAIN),
+    "scaling": "--data {shards} --tokenizer {tokenizer} --validation {held_out} --out {out} --sizes 1x16 1x24 1x32"
+    " --flops 2e7 6e7 --max-length 32 --eval-batches 1 --resamples 2 --threads 1"
+    " --per-device-train-batch-size 2",
+    "dist server": "--data {shards} --tokenizer {tokenizer} --out {out} --engine embedded --mode async --pushes 6"
+    " --per-device-train-batch-size 2 --max-length 32 --logging-steps 2 --threads 1 "
+    + " ".join(PRETRAIN[6:9]),
     "sft": "--model {model} --data {rows} --out {out} "
     + " ".join(PRETRAIN[:6])
     + " --threads 1 loop.max_length=256",
@@ -227,6 +239,22 @@ CHANGES: dict[str, dict[str, str]] = {
         "max_length": "--max-length 99",
         "tokens": "--tokens 12345678",
         "minutes": "--minutes 0.5",
+        "params": "layers=2 dim=256 params=9e6 | params=8e6",
+        "layers": "layers=2 dim=256 params=9e6 | layers=3",
+        "dim": "layers=2 dim=256 params=9e6 | dim=128",
+        "heads": "layers=2 dim=256 params=9e6 --cluster 8xA100 | heads=1",
+        "compile": "--compile false",
+        "gradient_checkpointing": "--gradient-checkpointing",
+        "cluster": "--cluster 8xA100",
+        "batch_tokens": "--cluster 8xA100 | --batch-tokens 1e6",
+        "precision": "--cluster 8xA100 | --precision autocast",
+        "layout.dp": "--cluster 8xA100 | layout.dp=2",
+        "layout.tp": "--cluster 8xA100 | layout.tp=4",
+        "layout.pp": "--cluster 8xA100 | layout.pp=4",
+        "layout.zero": "--cluster 8xA100 | layout.zero=3",
+        "layout.micro_batch": "--cluster 8xA100 | layout.micro_batch=2",
+        "layout.chunks": "--cluster 8xA100 layout.pp=2 layout.chunks=1 | layout.chunks=2",
+        "layout.recompute": "--cluster 8xA100 | layout.recompute=true",
         "architecture.model_type": "architecture.model_type=gpt2",
         "architecture.layers": "architecture.layers=3",
         "architecture.dim": "architecture.dim=128",
@@ -254,9 +282,34 @@ CHANGES: dict[str, dict[str, str]] = {
         "free_running": "--free-running 0.5",
         **COUNTING,
         "prompts": "--prompts hello",
+        "sample_steps": "--prompts hello | --sample-steps 1",
         "seed": "--seed 5",
         **OPTIMIZER,
         **LOOP,
+    },
+    "scaling": {"data": "--data {held_out}", "validation": "--validation {shards}"},
+    "dist server": {
+        "data": "--data {held_out}",
+        "tokenizer": "--tokenizer {other}",
+        "mode": "--mode sync",
+        "workers": "--workers 3",
+        "bound": "--delays 0 5 | --bound 0",
+        "slow_down": "--slow-down",
+        "delays": "--delays 0 5",
+        "pushes": "--pushes 8",
+        "per_device_train_batch_size": "--per-device-train-batch-size 3",
+        "max_length": "--max-length 48",
+        "logging_steps": "--logging-steps 1",
+        "seed": "--seed 5",
+        "architecture.model_type": "architecture.model_type=qwen3",
+        "architecture.layers": "architecture.layers=2",
+        "architecture.dim": "architecture.dim=64",
+        "architecture.heads": "architecture.heads=4",
+        "architecture.kv_heads": "architecture.kv_heads=1",
+        "architecture.hidden": "architecture.hidden=99",
+        "architecture.tied": "architecture.tied=false",
+        "architecture.context": "architecture.context=99",
+        **OPTIMIZER,
     },
     "sft": {
         "model": "--model {other_model}",
@@ -326,7 +379,17 @@ CHANGES: dict[str, dict[str, str]] = {
         "prompt": "--prompt world",
     },
 }
-COMMON = {"out": PLACE, "threads": SPEED, "device": DEVICE, "loop.compile": SPEED}
+GUARD = "needs a bad batch; tested in tests/training/test_guard.py and test_resume.py"
+MANY = ("dp", "tp", "pp", "zero", "offload", "schedule", "chunks", "compress")
+COMMON = {
+    **{f"parallel.{name}": "of several processes; tested in tests/training/parallel" for name in MANY},
+    "out": PLACE,
+    "threads": SPEED,
+    "device": DEVICE,
+    "loop.compile": SPEED,
+    "loop.gradient_checkpointing": "saves memory and changes no bit; tested in tests/training/test_recompute.py",
+    **dict.fromkeys(("loop.guard.action", "loop.guard.spike", "loop.guard.most_skipped"), GUARD),
+}
 EXEMPT: dict[str, dict[str, str]] = {
     "group-heads": {"kv_heads": "the tiny model has two to pool; tested in tests/tuning/test_group_heads.py"},
     "data prepare": {
@@ -340,6 +403,34 @@ EXEMPT: dict[str, dict[str, str]] = {
     "pretrain": {
         "counting.memory_mb": SPEED,
         "counting.from_arpa": "needs such a file; tested in tests/training/test_counting.py",
+    },
+    "scaling": {
+        **dict.fromkeys(
+            (
+                "model_type",
+                "sizes",
+                "flops",
+                "learning_rate",
+                "warmup_steps",
+                "decay_ratio",
+                "max_length",
+                "per_device_train_batch_size",
+                "eval_batches",
+                "seeds",
+            ),
+            "reaches every run; tested in tests/training/scaling/test_grid.py",
+        ),
+        "tokenizer": "must be the one of the shards; tested with pretrain",
+        **dict.fromkeys(("resamples", "budget", "minutes"), GRID),
+    },
+    "scaling show": dict.fromkeys(("markdown", "budget", "minutes"), GRID),
+    "dist check": dict.fromkeys(
+        ("processes", "backends", "largest_mb", "measure_s", "timeout_s"),
+        "its results are times; tested in tests/training/parallel/test_check.py",
+    ),
+    "dist server": {
+        "servers": "where parameters are, not what becomes of them",
+        "engine": "the same on Ray; tested in tests/training/parallel/test_server.py",
     },
     "plan": {"architecture.context": "declared to readers of the model; costs nothing"},
     "translate": {
@@ -355,6 +446,15 @@ EXEMPT: dict[str, dict[str, str]] = {
     "inspect attention": dict.fromkeys(
         ("answer", "max_tokens"), "of encoder-decoders; tested in tests/inference/test_inspect.py"
     ),
+    "profile": dict.fromkeys(
+        (
+            *("model", "vocab", "per_device_train_batch_size", "max_length", "steps", "compile", "trace", "seed"),
+            *(f"architecture.{name}" for name in ("model_type", "layers", "dim", "heads", "kv_heads")),
+            *(f"architecture.{name}" for name in ("hidden", "tied", "context")),
+        ),
+        "a profile is times of one run; tested in tests/training/test_profile.py",
+    ),
+    "doctor": dict.fromkeys(("tune", "tune_compile"), "times of one run; tested in tests/test_doctor_tune.py"),
     "fetch": {"name": NETWORK},
     "quickstart": dict.fromkeys(("model", "minutes"), "run as a whole in test_quickstart.py"),
 }
@@ -473,6 +573,8 @@ def outcome(
         if path.name == "log.jsonl":
             lines = [timeless(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
             digest.update(json.dumps(lines).encode())
+        elif path.name == "scaling.json":
+            digest.update(json.dumps(timeless(json.loads(path.read_text("utf-8")))).encode())
         elif path.name not in (RUN_FILE, "curves.png", "state.json", "optimizer.pt", "random.pt"):
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -486,7 +588,7 @@ def timeless(value: Any) -> Any:
 
 @timeless.register
 def _(value: dict) -> Any:
-    clocked = ("second", "tok_per_sec", "mfu", "flop_per_s", "sha256")
+    clocked = ("second", "tok_per_sec", "mfu", "memory_mb", "wait", "flop_per_s", "sha256", "energy")
     kept = {key: item for key, item in value.items() if not any(word in key for word in clocked)}
     return {key: timeless(item) for key, item in kept.items() if not isinstance(item, str) or "/" not in item}
 

@@ -18,7 +18,17 @@ import numpy as np
 import torch
 
 from luban.data.batch import IGNORED, Batch, Origin
-from luban.data.packing import Documents, Layout, Packed, Segment, Whole, Windows, padded
+from luban.data.packing import (
+    SHUFFLED_ROWS,
+    Documents,
+    Layout,
+    Packed,
+    Segment,
+    Shuffled,
+    Whole,
+    Windows,
+    padded,
+)
 from luban.data.shards import TokenShards
 from luban.errors import CheckpointError, ConfigError, TrainingError, nearest
 
@@ -27,7 +37,7 @@ PACKINGS = ("pack", "pad", "windows")
 Example = np.ndarray | tuple[np.ndarray, np.ndarray | None]
 """A document's ids, or a pair of ids and mask: True where a token is a trained target (None: everywhere)."""
 NO_TARGET = np.iinfo(np.int64).max
-VERSION = 1
+VERSION = 2
 
 
 class Examples(Protocol):
@@ -70,8 +80,8 @@ class Counts:
 class Loader:
     """An iterator over batches of `batch` rows of `context` tokens.
 
-    `packing`: `pack` lays documents end to end (cut at a row's end and continued, or whole ones, first fit,
-    with `split_documents=False`); `pad` puts one in a row; `windows` slides over the text by `stride`.
+    `packing`: `pack` lays documents end to end (cut at a row's end and continued in another one, or whole ones,
+    first fit, with `split_documents=False`); `pad` puts one in a row; `windows` slides over the text by `stride`.
     `epochs=None` never ends. At the end of the last epoch rows without documents (only padding, no target)
     complete the last batch, so every batch has one shape and every rank as many of them.
 
@@ -113,6 +123,9 @@ class Loader:
             documents = Documents(lengths, kept, weights, seed=seed, epochs=epochs, longest=longest)
             layout = padded if packing == "pad" else Whole if longest else Packed
             self._layout = layout(documents, context=context)
+            if layout is Packed:
+                rows = _block_rows(lengths, context)
+                self._layout = Shuffled(self._layout, rows=rows, sources=len(sources), seed=seed)
         self._counts = Counts(dropped=sum(map(len, lengths)) - sum(map(len, kept)))
         self._endless = epochs is None
         self._settings = {
@@ -140,7 +153,7 @@ class Loader:
     def counts(self) -> Counts:
         """What went by until now, over all ranks."""
         cut, lost = self._layout.truncated
-        seen = {source.name: self._layout.mixer.seen(place) for place, source in enumerate(self._sources)}
+        seen = {source.name: self._layout.seen(place) for place, source in enumerate(self._sources)}
         return dataclasses.replace(self._counts, truncated=cut, truncated_targets=lost, epochs=seen)
 
     def state(self) -> dict[str, Any]:
@@ -230,6 +243,12 @@ def _borders(row: list[Segment], context: int) -> tuple[np.ndarray, np.ndarray]:
     lengths.append(context - sum(lengths))
     starts = np.cumsum([0, *lengths[:-1]])
     return np.arange(context) - np.repeat(starts, lengths), np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _block_rows(lengths: Sequence[np.ndarray], context: int) -> int:
+    """How many rows are shuffled together: a small part of an epoch, so that one is through before the next."""
+    tokens = sum(int(of.sum()) for of in lengths)
+    return max(1, min(SHUFFLED_ROWS, tokens // context // 8))
 
 
 def _pair(example: Example) -> tuple[np.ndarray, np.ndarray | None]:

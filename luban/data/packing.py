@@ -15,6 +15,8 @@ import numpy as np
 
 from luban.data.mix import Mixer
 
+SHUFFLED_ROWS = 2048
+"""Rows that `Shuffled` plans and shuffles at a time, at most: some megabytes of plan."""
 LOOKAHEAD = 64
 """Documents that `Whole` chooses from: enough to leave few gaps, little enough to stay close to the order."""
 
@@ -31,10 +33,12 @@ class Segment(NamedTuple):
 class Layout(Protocol):
     """Plans one row after another; `state` is JSON-able and `restore` goes on from it exactly."""
 
-    mixer: Mixer
-
     def next_row(self) -> list[Segment]:
         """The segments of the next row; none at the end of the last epoch."""
+        ...
+
+    def seen(self, source: int) -> float:
+        """Epochs of `source` in the rows so far, the unfinished one as a fraction."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -100,7 +104,7 @@ class Packed:
 
     def __init__(self, documents: Documents, *, context: int) -> None:
         self._documents, self._context = documents, context
-        self.mixer = documents.mixer
+        self.seen = documents.mixer.seen
         self._rest: Segment | None = None
 
     def next_row(self) -> list[Segment]:
@@ -129,12 +133,62 @@ class Packed:
         self._rest = Segment(*state["rest"]) if state["rest"] else None
 
 
+class Shuffled:
+    """Another layout's rows, shuffled among `rows` at a time: the pieces of a long document get apart.
+
+    Only the place in such a block is kept in the state; the block is planned again from where it began.
+    """
+
+    def __init__(self, layout: Layout, *, rows: int, sources: int, seed: int) -> None:
+        self._layout, self._rows, self._sources, self._seed = layout, rows, range(sources), seed
+        self._number = -1
+        self._begun = layout.state()
+        self._seen_before = [0.0] * sources
+        self._block: list[list[Segment]] = []
+        self._place = 0
+
+    def next_row(self) -> list[Segment]:
+        if self._place == len(self._block):
+            self._plan(self._number + 1)
+        if not self._block:
+            return []
+        self._place += 1
+        return self._block[self._place - 1]
+
+    def seen(self, source: int) -> float:
+        """See `Layout.seen`; inside a block its rows count as alike."""
+        before, after = self._seen_before[source], self._layout.seen(source)
+        return before + (after - before) * (self._place / len(self._block) if self._block else 1.0)
+
+    @property
+    def truncated(self) -> tuple[int, int]:
+        return self._layout.truncated
+
+    def state(self) -> dict[str, Any]:
+        return {"block": self._number, "place": self._place, "begun": self._begun}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._layout.restore(state["begun"])
+        self._block = []
+        if state["block"] >= 0:
+            self._plan(state["block"])
+        self._number, self._place = state["block"], state["place"]
+
+    def _plan(self, number: int) -> None:
+        self._begun = self._layout.state()
+        self._seen_before = [self._layout.seen(source) for source in self._sources]
+        rows = list(itertools.takewhile(bool, (self._layout.next_row() for _ in range(self._rows))))
+        order = np.random.default_rng([self._seed, number]).permutation(len(rows))
+        self._block = [rows[place] for place in order]
+        self._number, self._place = number, 0
+
+
 class Whole:
     """Whole documents, first fit from a small look-ahead; the oldest always fits, so none waits long."""
 
     def __init__(self, documents: Documents, *, context: int, lookahead: int = LOOKAHEAD) -> None:
         self._documents, self._context, self._lookahead = documents, context, lookahead
-        self.mixer = documents.mixer
+        self.seen = documents.mixer.seen
         self._waiting: list[Segment] = []
 
     def next_row(self) -> list[Segment]:
@@ -196,10 +250,11 @@ class Windows:
         self._context, self._stride = context, stride
         self._bounds = [np.concatenate([[0], np.cumsum(of)]) for of in lengths]
         sizes = [self._sizes(int(bounds[-1])) for bounds in self._bounds]
-        self.mixer = Mixer(sizes, weights, seed=seed, epochs=epochs)
+        self._mixer = Mixer(sizes, weights, seed=seed, epochs=epochs)
+        self.seen = self._mixer.seen
 
     def next_row(self) -> list[Segment]:
-        drawn = self.mixer.draw()
+        drawn = self._mixer.draw()
         if drawn is None:
             return []
         source, window = drawn
@@ -215,10 +270,10 @@ class Windows:
         ]
 
     def state(self) -> dict[str, Any]:
-        return {"mix": self.mixer.state()}
+        return {"mix": self._mixer.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.mixer.restore(state["mix"])
+        self._mixer.restore(state["mix"])
 
     def _sizes(self, tokens: int) -> np.ndarray:
         """Tokens in each window: all full, but for the last one, which ends with the text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,6 +45,8 @@ class Family:
     """First author, year, arXiv number."""
     compiles: bool = True
     """Whether `torch.compile` of its training step pays; False for loops over time."""
+    tp_plan: Mapping[str, str] | None = None
+    """How tensor parallelism cuts each layer (`training/parallel/tensor.py`); None where nobody has said."""
 
 
 _LLAMA = {
@@ -96,26 +99,38 @@ FAMILIES = {
         names=gpt2.NAMES,
         positions="learned",
         paper="Radford et al. 2019",
+        tp_plan=gpt2.TP_PLAN,
     ),
-    "llama": Family(**_LLAMA, paper="Touvron et al. 2023, arXiv:2302.13971"),
-    "mistral": Family(**_LLAMA, paper="Jiang et al. 2023, arXiv:2310.06825"),
+    "llama": Family(**_LLAMA, paper="Touvron et al. 2023, arXiv:2302.13971", tp_plan=llama.TP_PLAN),
+    "mistral": Family(**_LLAMA, paper="Jiang et al. 2023, arXiv:2310.06825", tp_plan=llama.TP_PLAN),
     "mixtral": Family(
         config=llama.LlamaConfig,
         model=llama.Llama,
         names=llama_files.MIXTRAL_NAMES,
         positions="rotary",
         paper="Jiang et al. 2024, arXiv:2401.04088",
+        tp_plan=llama.MOE_PLAN,
         compiles=False,  # how many tokens an expert gets is known only when it runs
     ),
-    "qwen2": Family(**_LLAMA, paper="Yang et al. 2024, arXiv:2407.10671"),
-    "qwen3": Family(**_LLAMA, paper="Yang et al. 2025, arXiv:2505.09388"),
-    "qwen3_moe": Family(**_LLAMA, paper="Yang et al. 2025, arXiv:2505.09388", compiles=False),
+    "qwen2": Family(**_LLAMA, paper="Yang et al. 2024, arXiv:2407.10671", tp_plan=llama.TP_PLAN),
+    "qwen3": Family(
+        **_LLAMA,
+        paper="Yang et al. 2025, arXiv:2505.09388",
+        tp_plan=llama.TP_PLAN | llama.QK_NORM_PLAN,
+    ),
+    "qwen3_moe": Family(
+        **_LLAMA,
+        paper="Yang et al. 2025, arXiv:2505.09388",
+        tp_plan=llama.MOE_PLAN | llama.QK_NORM_PLAN,
+        compiles=False,
+    ),
     "bloom": Family(
         config=bloom.BloomConfig,
         model=bloom.Bloom,
         names=bloom.NAMES,
         positions="ALiBi",
         paper="BigScience 2022, arXiv:2211.05100",
+        tp_plan=bloom.TP_PLAN,
     ),
     "mamba": Family(
         config=mamba.MambaConfig,
@@ -132,6 +147,7 @@ FAMILIES = {
         kind="seq2seq",
         positions="sinusoidal",
         paper="Vaswani et al. 2017, arXiv:1706.03762",
+        tp_plan=transformer.TP_PLAN,
     ),
     "bart": Family(
         config=bart.BartConfig,
@@ -141,6 +157,7 @@ FAMILIES = {
         positions="learned",
         paper="Lewis et al. 2020, arXiv:1910.13461",
         compiles=False,  # noise gives every batch lengths of its own
+        tp_plan=bart.TP_PLAN,
     ),
     "t5": Family(
         config=t5.T5Config,
@@ -150,6 +167,7 @@ FAMILIES = {
         positions="relative bias",
         paper="Raffel et al. 2020, arXiv:1910.10683",
         compiles=False,  # noise gives every batch lengths of its own
+        tp_plan=t5.TP_PLAN,
     ),
     "bert": Family(
         config=bert.BertConfig,
@@ -158,6 +176,7 @@ FAMILIES = {
         kind="masked",
         positions="learned",
         paper="Devlin et al. 2019, arXiv:1810.04805",
+        tp_plan=bert.TP_PLAN,
     ),
     "vit": Family(
         config=vit.ViTConfig,

@@ -36,6 +36,17 @@ from luban.nn.mlp import MLP, Activation
 
 UNUSED_PLACES = 2
 """Rows at the front of Hugging Face's tables of positions that no token gets."""
+TP_PLAN = {
+    "embedding|head": "vocabulary",
+    "encoder.blocks.*.attention.q|k|v": "column",
+    "encoder.blocks.*.attention.o": "row",
+    "encoder.blocks.*.mlp.up": "column",
+    "encoder.blocks.*.mlp.down": "row",
+    "blocks.*.attention|cross.q|k|v": "column",
+    "blocks.*.attention|cross.o": "row",
+    "blocks.*.mlp.up": "column",
+    "blocks.*.mlp.down": "row",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -102,6 +102,9 @@ class CausalLM(nn.Module):
     A family whose blocks do not attend also says what its slots are (`make_cache`, `isolate`).
     """
 
+    entrance: ClassVar[tuple[str, ...]] = ()
+    """Modules with weights before the blocks, for a pipeline's first stage; none where `hidden` is not
+    entrance -> blocks -> norm."""
     config: Any  # the family's ModelConfig
     blocks: nn.ModuleList
     embedding: nn.Embedding

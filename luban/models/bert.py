@@ -81,6 +81,13 @@ NAMES = Names(
     head="cls.predictions.decoder.weight",
     older={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
 )
+TP_PLAN = {
+    "embedding|head": "vocabulary",
+    "blocks.*.attention.q|k|v": "column",
+    "blocks.*.attention.o": "row",
+    "blocks.*.mlp.up": "column",
+    "blocks.*.mlp.down": "row",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,14 @@ NAMES = Names(
     prefix="transformer.",
     buffers=(),
 )
+TP_PLAN = {
+    "embedding|head": "vocabulary",
+    "blocks.*.attention.qkv": "column",
+    "blocks.*.attention.o": "row",
+    "blocks.*.bias": "heads",
+    "blocks.*.mlp.up": "column",
+    "blocks.*.mlp.down": "row",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +184,7 @@ class Bloom(CausalLM):
     Source: BigScience 2022 (arXiv:2211.05100); ALiBi: Press et al. 2022 (arXiv:2108.12409).
     """
 
+    entrance = ("embedding", "embedding_norm")
     config: BloomConfig
 
     def __init__(self, config: BloomConfig) -> None:

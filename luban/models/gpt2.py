@@ -58,6 +58,13 @@ NAMES = Names(
     prefix="transformer.",
     buffers=("attn.bias", "attn.masked_bias"),
 )
+TP_PLAN = {
+    "embedding|head": "vocabulary",
+    "blocks.*.attention.q|k|v": "column",
+    "blocks.*.attention.o": "row",
+    "blocks.*.mlp.up": "column",
+    "blocks.*.mlp.down": "row",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +170,7 @@ class GPT2(CausalLM):
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
     """
 
+    entrance = ("embedding", "positions")
     config: GPT2Config
 
     def __init__(self, config: GPT2Config) -> None:

@@ -180,6 +180,21 @@ class LlamaConfig:
         }
 
 
+TP_PLAN = {
+    "embedding|head": "vocabulary",
+    "blocks.*.attention.q|k|v": "column",
+    "blocks.*.attention.o": "row",
+    "blocks.*.mlp.gate|up": "column",
+    "blocks.*.mlp.down": "row",
+}
+QK_NORM_PLAN = {"blocks.*.attention.q_norm|k_norm": "heads"}
+MOE_PLAN = {
+    **{pattern: cut for pattern, cut in TP_PLAN.items() if ".mlp." not in pattern},
+    "blocks.*.mlp.experts.*.gate|up": "column",
+    "blocks.*.mlp.experts.*.down": "row",
+}
+
+
 class Block(nn.Module):
     """Attention, then MLP, each on the normed stream and added to it."""
 
@@ -223,6 +238,7 @@ class Llama(CausalLM):
     Qwen2 arXiv:2407.10671; Qwen3 arXiv:2505.09388.
     """
 
+    entrance = ("embedding",)
     config: LlamaConfig
 
     def __init__(self, config: LlamaConfig) -> None:

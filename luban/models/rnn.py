@@ -93,6 +93,7 @@ class RecurrentLM(CausalLM):
     (arXiv:1611.01462).
     """
 
+    entrance = ("embedding",)
     config: RNNConfig
 
     def __init__(self, config: RNNConfig) -> None:

@@ -23,12 +23,25 @@ from luban.models.base import Shape, dtype_entry, from_entries
 from luban.models.seq2seq import Seq2Seq, Source, check_start, slots_for, start_token
 from luban.models.t5_files import HF_ENTRIES, refuse_other_models
 from luban.nn.attention import Attention, CrossAttention
-from luban.nn.cache import Bias, Bidirectional, Cache, DecoderSlot, LayerCache
+from luban.nn.cache import Bias, Bidirectional, Cache, DecoderSlot, LayerCache, LookedUp
 from luban.nn.init import unset_embedding
 from luban.nn.linear import Linear
 from luban.nn.norms import RMSNorm
 
 MLPKind = Literal["relu", "gated-gelu"]
+TP_PLAN = {
+    "embedding|head": "vocabulary",
+    "distances.table": "heads",
+    "encoder.distances.table": "heads",
+    "encoder.blocks.*.attention.q|k|v": "column",
+    "encoder.blocks.*.attention.o": "row",
+    "encoder.blocks.*.mlp.wide|gate|up": "column",
+    "encoder.blocks.*.mlp.down": "row",
+    "blocks.*.attention|cross.q|k|v": "column",
+    "blocks.*.attention|cross.o": "row",
+    "blocks.*.mlp.wide|gate|up": "column",
+    "blocks.*.mlp.down": "row",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,15 +185,8 @@ class Distances(nn.Module):
         return self.table(classes).permute(2, 0, 1)
 
     def for_one_pass(self) -> Bias:
-        """The same, looked up once: in one pass all blocks ask for the same distances."""
-        made: list[Tensor] = []
-
-        def shared(distances: Tensor) -> Tensor:
-            if not made:
-                made.append(self(distances))
-            return made[0]
-
-        return shared
+        """The same, looked up once."""
+        return LookedUp(self)
 
 
 class Query(Linear):

@@ -40,6 +40,13 @@ MODULES = (
     "head",
 )
 NAMES = Names(modules={name: name for name in MODULES}, prefix="", buffers=(), head="head.weight")
+TP_PLAN = {
+    "embedding|head": "vocabulary",
+    "encoder|blocks.*.attention|cross.q|k|v": "column",
+    "encoder|blocks.*.attention|cross.o": "row",
+    "encoder|blocks.*.mlp.up": "column",
+    "encoder|blocks.*.mlp.down": "row",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,23 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from luban.nn.spans import span_attention, suits
+
 Bias = Callable[[Int[Tensor, "new end"]], Float[Tensor, "heads new end"]]
 """What each head adds to its scores, from how far a key lies behind its query (negative: ahead of it)."""
+
+
+class LookedUp:
+    """A bias that is computed once: in one pass all blocks ask for the same distances."""
+
+    def __init__(self, bias: Bias) -> None:
+        self.bias = bias
+        self.made: Tensor | None = None
+
+    def __call__(self, distances: Int[Tensor, "new end"]) -> Float[Tensor, "heads new end"]:
+        if self.made is None:
+            self.made = self.bias(distances)
+        return self.made
 
 
 class LayerCache(Protocol):
@@ -76,6 +91,8 @@ def causal_attention(
     """Plain causal attention of a sequence over itself."""
     if bias is not None:
         return attention(q, k, v, causal_mask(q.shape[2], q.shape[2], q.device), bias)
+    if suits(q, k, v):
+        return span_attention(q, k, v, torch.zeros(1, q.shape[2], dtype=torch.int64))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
@@ -100,6 +117,9 @@ class Windowed:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None = None) -> Tensor:
         if q.shape[2] <= self.window:
             return causal_attention(q, k, v, bias)
+        if bias is None and suits(q, k, v):
+            starts = (torch.arange(q.shape[2]) - self.window + 1).clamp_(0)
+            return span_attention(q, k, v, starts[None])
         return attention(q, k, v, causal_mask(q.shape[2], q.shape[2], q.device, self.window), bias)
 
 
@@ -110,12 +130,31 @@ class Isolated:
     """
 
     def __init__(self, documents: Int[Tensor, "batch seq"], window: int = 0) -> None:
-        same = documents[:, None, :, None] == documents[:, None, None, :]
-        seq = documents.shape[1]
-        self.mask = same & causal_mask(seq, seq, documents.device, window)  # [batch, 1, seq, seq]
+        self.documents, self.window = documents, window
+        self.starts = _starts(documents, window)
+        self._mask: Tensor | None = None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None = None) -> Tensor:
-        return attention(q, k, v, self.mask, bias)
+        if bias is None and suits(q, k, v):
+            return span_attention(q, k, v, self.starts)
+        return attention(q, k, v, self._seen(), bias)
+
+    def _seen(self) -> Bool[Tensor, "batch 1 seq seq"]:
+        """Who sees whom; made once for all layers, and only where something asks for it."""
+        if self._mask is None:
+            same = self.documents[:, None, :, None] == self.documents[:, None, None, :]
+            seq = self.documents.shape[1]
+            self._mask = same & causal_mask(seq, seq, self.documents.device, self.window)
+        return self._mask
+
+
+def _starts(documents: Int[Tensor, "batch seq"], window: int) -> Int[Tensor, "batch seq"]:
+    """The first place each token sees: where its document begins, or `window` places back."""
+    places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    starts = torch.where(begins, places, 0).cummax(1).values
+    return torch.maximum(starts, places - window + 1) if window else starts
 
 
 class Bidirectional:

@@ -8,6 +8,7 @@ weights) goes to `F.linear`; the module is an `nn.Linear` with an `nn.Linear`'s 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,12 +19,17 @@ from torch import Tensor, nn
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 _PLAIN = (Tensor, nn.Parameter)
 
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
 
 class Linear(nn.Linear):
     """`nn.Linear`, quicker in float32 on a CPU."""
 
+    product: Product | None = None
+    """What computes it in place of `linear`, from input, weight and bias: set where processes share the layer."""
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's name for it
-        return linear(input, self.weight, self.bias)
+        return (self.product or linear)(input, self.weight, self.bias)
 
 
 def linear(
@@ -78,7 +84,9 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004 - torch's
-        ctx.save_for_backward(*inputs)
+        x, weight = inputs  # what no gradient needs is not kept: the input of a frozen weight
+        to_x, to_weight = ctx.needs_input_grad
+        ctx.save_for_backward(x if to_weight else None, weight if to_x else None)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:

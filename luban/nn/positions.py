@@ -7,12 +7,12 @@ and so no largest position; speeds are plain floats, so that no dtype or device 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from luban.nn.cache import Bias
 from luban.nn.rope_scaling import RopeScaling, dynamic_speeds, rotation_speeds
 
 Rotation = tuple[Tensor, Tensor]
@@ -85,17 +85,23 @@ def rotate(
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
 
 
-def alibi(heads: int) -> Bias:
-    """A penalty on scores that grows with distance, each head at its own slope; for causal attention.
+class Alibi(nn.Module):
+    """A `Bias` that grows with distance, each head at its own slope; for causal attention. No weights.
 
     Source: Press et al. 2022, section 3 (arXiv:2108.12409).
     """
-    slopes = alibi_slopes(heads)
 
-    def bias(distances: Int[Tensor, "new end"]) -> Float[Tensor, "heads new end"]:
-        return torch.tensor(slopes, device=distances.device)[:, None, None] * -distances
+    def __init__(self, slopes: Sequence[float]) -> None:
+        super().__init__()
+        self.slopes = tuple(slopes)
 
-    return bias
+    def forward(self, distances: Int[Tensor, "new end"]) -> Float[Tensor, "heads new end"]:
+        return torch.tensor(self.slopes, device=distances.device)[:, None, None] * -distances
+
+
+def alibi(heads: int) -> Alibi:
+    """The penalty of `heads` heads, at the slopes of `alibi_slopes`."""
+    return Alibi(alibi_slopes(heads))
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
+
+from luban.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,18 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What to do about a batch whose loss or gradient is not finite, or whose loss jumps."""
+
+    action: Literal["stop", "skip"] = "stop"
+    """`stop` names the batch's documents and ends the run; `skip` leaves the batch out and writes skipped.jsonl."""
+    spike: Annotated[float, Ge(0)] = 0.0
+    """A loss so many standard deviations above the last 64 is a jump (6, say); 0 looks for none."""
+    most_skipped: Annotated[int, Ge(0)] = 8
+    """Batches that `skip` leaves out in a row before it stops after all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoopConfig:
     """How long to train, how often to look, when to save."""
 
@@ -50,8 +64,14 @@ class LoopConfig:
     """Forward passes per optimizer step; the loss is the same as in one large batch."""
     max_length: Annotated[int, Ge(2)] = 256
     """Tokens per row."""
-    compile: bool = True
-    """Compile the model (torch.compile); where no C++ compiler is found this says so and runs eagerly."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the model (torch.compile); `auto` where the run is long enough for it to pay (compile.json says why).
+    Where no C++ compiler is found this says so and runs eagerly."""
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Numbers of the forward pass; weights stay float32. `auto` is bfloat16 where the device is faster in it."""
+    gradient_checkpointing: bool = False
+    """Keep only each block's input for the gradients and compute the rest again: less memory, more time."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
     logging_steps: Annotated[int, Ge(1)] = 10
     """Steps between lines of log.jsonl."""
     eval_steps: Annotated[int, Ge(0)] = 0
@@ -61,7 +81,27 @@ class LoopConfig:
     save_steps: Annotated[int, Ge(0)] = 200
     """Steps between checkpoints; 0 saves at the end only."""
     save_total_limit: Annotated[int, Ge(1)] = 2
-    """Checkpoints kept; older ones are deleted."""
+    """Checkpoints kept; older ones are deleted, but never the best."""
+    metric_for_best: Literal["none", "val/loss", "val/bpb"] = "none"
+    """Keep the checkpoint of the evaluation where this was lowest, named in the file `checkpoints/best`."""
+    load_best: bool = False
+    """Make `final/` from the best checkpoint instead of the last."""
+    patience: Annotated[int, Ge(0)] = 0
+    """End the run after so many evaluations without a better one; 0 goes on to the last step."""
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "swanlab"], ...] = ()
+    """Send the log to these as well; log.jsonl is always written."""
+
+    def __post_init__(self) -> None:
+        for name in ("load_best", "patience"):
+            if getattr(self, name) and self.metric_for_best == "none":
+                where = f"setting 'loop.{name}'"
+                raise ConfigError(
+                    "there is no best without a metric", where=where, hint="loop.metric_for_best=val/loss"
+                )
+
+        if self.patience and not self.eval_steps:
+            what = "one evaluation at the end leaves nothing to wait for"
+            raise ConfigError(what, where="setting 'loop.patience'", hint="loop.eval_steps=100")
 
     def steps(self, batches_per_epoch: Callable[[], int]) -> int:
         """Optimizer steps of the run: as told, or what `num_train_epochs` take; the data is counted only then."""
@@ -90,3 +130,7 @@ class ParallelConfig:
     """Pieces of the model on each stage of an interleaved pipeline."""
     compress: Literal["none", "powersgd", "onebit"] = "none"
     """How copies send their gradients (with `zero` 0): whole, as low-rank factors, or one bit each."""
+
+
+LAYOUT = ("parallel", "loop.per_device_train_batch_size", "loop.gradient_accumulation_steps")
+"""Settings that may be others when a run goes on: how a step's rows, always as many, are dealt out."""

@@ -46,8 +46,11 @@ class CountingConfig(Smoothing):
     """What the words of ARPA files are: the tokens as the vocabulary spells them, or their numbers."""
 
 
-def check(config: Any) -> None:
+def check(config: Any, *, processes: int = 1) -> None:
     """Raise ConfigError for settings of the stage `pretrain` that counting has no use for."""
+    if processes > 1:
+        what = f"n-grams are counted by one process, and there are {processes}"
+        raise ConfigError(what, where="setting 'parallel'", hint="start it without torchrun")
     for name, given in {
         "model": config.model,
         "weights": config.weights,

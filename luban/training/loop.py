@@ -1,14 +1,14 @@
 """The training loop, once: batches in, a trained model and its story out.
 
 The life of a step: (1) the loader gives micro-batches, (2) the updater accumulates, averages, clips and steps,
-(3) the log and the bar report, (4) at their steps: validation, checkpoint, a sample from that checkpoint.
+unless the guard finds the batch bad, (3) the log and the bar report, (4) at their steps: validation, which may
+be the best or the last one, checkpoint, a sample from that checkpoint.
 Interrupted (Ctrl-C, SIGTERM, SIGKILL, power), the same call goes on from the last checkpoint, bit for bit.
 """
 
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +19,25 @@ from typing import Any
 import torch
 
 from luban.data.loader import Loader
+from luban.errors import CheckpointError, TrainingError
 from luban.folder import atomic_folder
 from luban.nn.linear import measure_flops
 from luban.tokenizers.files import FileTokenizer
 from luban.training import checkpoint
+from luban.training.best import Best
 from luban.training.config import LoopConfig, OptimizerConfig
 from luban.training.flops import training_flops_per_token
-from luban.training.metrics import Bar, Log, save_curves
-from luban.training.optim import adamw, learning_rate_at
-from luban.training.step import Accumulated, Objective, Update, Updater
+from luban.training.guard import Guard, SkippedFile
+from luban.training.metrics import Bar, Log, Silent, save_curves
+from luban.training.optim import learning_rate_at
+from luban.training.parallel.spread import Spread, Undivided
+from luban.training.parallel.whole import gathered
+from luban.training.parallel.world import ALONE, World
+from luban.training.precision import Scaler, computing_in, in_precision, precision_named
+from luban.training.recompute import recompute_blocks
+from luban.training.step import OVERFLOW, Measured, Objective, Update, Updater
+from luban.training.trackers import Trackers
+from luban.training.usage import Usage, memory_mb, waiting_share
 
 Validate = Callable[[], dict[str, float]]
 Sample = Callable[[int, Path], str]
@@ -50,22 +60,47 @@ class Fit:
     validate: Validate
     sample: Sample | None = None
     sample_steps: frozenset[int] = frozenset()
+    world: World = ALONE
+    spread: Spread | None = None
+    """`model` as the processes of `world` hold it; None where this one has it all."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
-        self.adamw = adamw(self.model, self.optimizer)
+        if self.loop.gradient_checkpointing:
+            recompute_blocks(self.model)
+        self.dtype = precision_named(self.loop.precision, self.device)
+        self.spread = self.spread or Undivided(self.model)
+        self.adamw = self.spread.optimizer(self.optimizer)
+        self.guard = Guard(self.loop.guard)
+        self.scaler = Scaler() if self.dtype == torch.float16 else None
         self.updater = Updater(
-            self.adamw, Accumulated(self.model, self.objective), max_grad_norm=self.optimizer.max_grad_norm
+            self.adamw,
+            self.spread.gradients(in_precision(self.objective, self.dtype, self.device)),
+            max_grad_norm=self.optimizer.max_grad_norm,
+            guard=self.guard,
+            scaler=self.scaler,
         )
+        self.best = Best(self.loop.metric_for_best, patience=self.loop.patience)
+        self.results: dict[str, float] = {}
+        """Of the newest validation."""
         self.flops_per_token = training_flops_per_token(self.model.config, self.loop.max_length)
         self.peak_flops = measure_flops(self.device)
-        self.clock = _Clock()
+        self.usage = Usage()
+        self.trackers = Trackers(self.loop.report_to if self.world.main else (), self.out)
 
     def train(self) -> dict[str, float]:
-        """Run (or go on) to the last step; returns the last validation's results and the mean speed."""
+        """Run (or go on) to the last step; returns the last validation's results, or the best one's, and the costs.
+
+        With `loop.load_best` the model holds the best checkpoint's weights afterwards.
+        """
         first = self._resume()
-        self.log = Log(self.out, resumed_at=first)
-        with Bar(self.title, total=self.steps, done=first) as self.bar, stoppable() as stop:
+        if self.world.main:
+            self.log = Log(self.out, resumed_at=first, trackers=self.trackers)
+            self.bar = Bar(self.title, total=self.steps, done=first)
+            self.skipped = SkippedFile(self.out, resumed_at=first)
+        else:
+            self.log = self.bar = self.skipped = Silent()
+        with self.log, self.bar, stoppable(alone=self.world.size == 1) as stop:
             if first == 0:
                 self._validate(0)
                 if 0 in self.sample_steps:
@@ -73,65 +108,131 @@ class Fit:
             elif first < self.steps:
                 self.bar.say(f"{self.title}: going on after step {first} of {self.steps}")
                 self._draw_sample(first)
-            batches = iter(self.loader)
-            for step in range(first + 1, self.steps + 1):
-                self._advance(step, batches)
-                if stop and step < self.steps:
-                    self._save(step)
-                    raise stop[0]
-        return {**self._validate(self.steps), **self.clock.totals()}
+            last = self._advance_all(first, stop)
+            if self.world.main:
+                self.trackers.image(save_curves(self.out))
+        ended = {"ended_at": last} if last < self.steps else {}
+        return {**self._chosen_results(), **self.usage.totals(), **self._counts(), **ended}
+
+    def _advance_all(self, step: int, stop: list[int]) -> int:
+        """All steps after `step`; returns the last one, which may come early."""
+        batches = iter(self.loader)
+        while step < self.steps and not self.best.exhausted:
+            step += 1
+            self._advance(step, batches)
+            # Signals reach processes between different steps; all of them end after this one.
+            signalled = self.world.most(stop[0] if stop else 0)
+            if signalled and step < self.steps:
+                self._save(step)
+                raise KeyboardInterrupt if signalled == signal.SIGINT else SystemExit(0)
+        if self.best.exhausted and step < self.steps:
+            self.bar.say(f"{self.title}: ended at step {step}, {self.best.since} evaluations were no better")
+        return step
 
     def _advance(self, step: int, batches: Iterator[Any]) -> None:
-        begun = time.perf_counter()
         rate = learning_rate_at(step - 1, self.steps, self.optimizer)
-        taken = [next(batches).to(self.device) for _ in range(self.loop.gradient_accumulation_steps)]
-        update = self.updater.update(taken, learning_rate=rate)
-        tokens = sum(batch.tokens.numel() for batch in taken)
-        self.clock.count(tokens, time.perf_counter() - begun)
+        with self.usage.during("loading"):
+            taken = [next(batches).to(self.device) for _ in range(self.loop.gradient_accumulation_steps)]
+        with self.usage.during("learning"):
+            update = self._update(step, taken, rate)
+        self.usage.count(sum(batch.tokens.numel() for batch in taken) * self.world.dp)
         self.bar.step(step)
         if step % self.loop.logging_steps == 0 or step == self.steps:
             self._report(step, update, rate)
-        if self.loop.eval_steps and step % self.loop.eval_steps == 0 and step < self.steps:
-            self._validate(step)
+        is_best = False
+        if step == self.steps or (self.loop.eval_steps and step % self.loop.eval_steps == 0):
+            is_best = self._validate(step)
         due = self.loop.save_steps and step % self.loop.save_steps == 0
-        if due or step == self.steps or step in self.sample_steps:
+        if due or is_best or self.best.exhausted or step == self.steps or step in self.sample_steps:
             self._save(step)
 
+    def _update(self, step: int, batches: list[Any], rate: float) -> Update:
+        """One optimizer step, or none if its batch is bad; raises TrainingError that says how to go on."""
+        try:
+            update = self.updater.update(batches, learning_rate=rate)
+        except TrainingError as error:
+            newest = checkpoint.latest(self.out)
+            back = "there is no checkpoint yet" if newest is None else f"the last checkpoint is {newest}"
+            hint = f"{error.hint}; {back}" if error.hint else back
+            # All processes are here: what an update decides by is the same on all of them.
+            documents = "; ".join(self.world.everyones([str(error.where)]))
+            raise TrainingError(error.what, where=f"step {step}, {documents}", hint=hint) from None
+        if update.fault and update.fault != OVERFLOW:
+            documents = self.world.everyones([str(origin) for batch in batches for origin in batch.ids])
+            self.skipped.write(step, update.fault, update.loss, documents)
+            self.bar.say(f"step {step} skipped: {update.fault}")
+        return update
+
     def _report(self, step: int, update: Update, rate: float) -> None:
-        speed = self.clock.recent()
+        speed, seconds = self.usage.recent()
         values = {
             "train/loss": update.loss,
             "train/grad_norm": update.grad_norm,
             "train/lr": rate,
-            "train/tokens": self.clock.tokens,
+            "train/tokens": self.usage.tokens,
             "train/tok_per_sec": round(speed, 1),
-            "train/mfu": round(speed * self.flops_per_token / self.peak_flops, 4),
+            "train/mfu": round(speed * self.flops_per_token / self.peak_flops / self.world.size, 4),
+            "train/memory_mb": memory_mb(self.device),
+            "train/wait": waiting_share(seconds),
+            **{f"train/seconds_{phase}": round(spent, 4) for phase, spent in seconds.items()},
+            **(self.updater.gradients.figures() if isinstance(self.updater.gradients, Measured) else {}),
+            **self._counts(),
         }
         self.log.write(step, values)
         self.bar.report(step, values)
 
-    def _validate(self, step: int) -> dict[str, float]:
-        results = self.validate()
-        self.log.write(step, results)
-        self.bar.report(step, results)
-        return results
+    def _counts(self) -> dict[str, float]:
+        """What did not go into the model, and why."""
+        counts = self.loader.counts
+        scaler = (
+            {}
+            if self.scaler is None
+            else {"train/loss_scale": self.scaler.scale, "train/overflows": self.scaler.skipped}
+        )
+        return {
+            "data/dropped": counts.dropped,
+            "data/truncated": counts.truncated,
+            "data/truncated_targets": counts.truncated_targets,
+            "data/padding": counts.padding,
+            "train/skipped": self.guard.skipped,
+            **scaler,
+        }
+
+    def _validate(self, step: int) -> bool:
+        """Validate, log and keep the results; True if they are the best until now."""
+        with self.usage.during("evaluating"), computing_in(self.dtype, self.device):
+            self.results = self.validate()
+        self.log.write(step, self.results)
+        self.bar.report(step, self.results)
+        return self.best.improves(step, self.results)
+
+    def _chosen_results(self) -> dict[str, Any]:
+        """The results of the model that is left: the last one, or with `load_best` the best, which is loaded."""
+        best = {} if self.best.step is None else {"best_step": self.best.step}
+        if not self.loop.load_best or self.best.step is None:
+            return {**self.results, **best}
+        checkpoint.load_weights(checkpoint.at(self.out, self.best.step), self.model)
+        return {**self.best.results, **best}
 
     def _save(self, step: int) -> None:
-        checkpoint.save(
-            self.out,
-            step,
-            model=self.model,
-            optimizer=self.adamw,
-            tokenizer=self.tokenizer,
-            state={"loader": self.loader.state(), "tokens": self.clock.tokens},
-            limit=self.loop.save_total_limit,
-        )
+        with self.usage.during("saving"):
+            checkpoint.save(
+                self.out,
+                step,
+                model=self.model,
+                optimizer=self.adamw,
+                tokenizer=self.tokenizer,
+                state=self._state(),
+                limit=self.loop.save_total_limit,
+                best=self.best.step,
+                world=self.world,
+            )
         self._draw_sample(step)
 
     def _draw_sample(self, step: int) -> None:
         """Sample from the checkpoint of `step` if one is due; `sample` says nothing about one it has."""
         newest = checkpoint.latest(self.out)
-        if self.sample is None or newest is None or step not in self.sample_steps:
+        if self.sample is None or newest is None or step not in self.sample_steps or not self.world.main:
             return
         if told := self.sample(step, newest):
             self.bar.say(told)
@@ -140,33 +241,64 @@ class Fit:
         newest = checkpoint.latest(self.out)
         if newest is None:
             return 0
-        return checkpoint.load(newest, model=self.model, optimizer=self.adamw, restore=self._restore)
+        return checkpoint.load(
+            newest, model=self.model, optimizer=self.adamw, restore=self._restore, world=self.world
+        )
+
+    @property
+    def _rows(self) -> int:
+        """Rows of a step, over all processes: the same in every layout of a run."""
+        here = self.loop.per_device_train_batch_size * self.loop.gradient_accumulation_steps
+        return here * self.world.dp
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "loader": self.loader.state(),
+            "rows": self._rows,
+            "tokens": self.usage.tokens,
+            "results": self.results,
+            "guard": self.guard.state(),
+            "best": self.best.state(),
+            "scaler": self.scaler.state() if self.scaler else None,
+        }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if (rows := state.get("rows", self._rows)) != self._rows:
+            hint = "per_device_train_batch_size x gradient_accumulation_steps x dp stays the same"
+            raise CheckpointError(
+                f"a step of this run has {rows} rows, now {self._rows}", where=self.out, hint=hint
+            )
         self.loader.restore(state["loader"])
-        self.clock.tokens = state["tokens"]
+        self.usage.tokens = state["tokens"]
+        self.results = state["results"]
+        self.guard.restore(state["guard"])
+        self.best.restore(state["best"])
+        if self.scaler:
+            self.scaler.restore(state["scaler"])
 
 
 def finish_model(fit: Fit) -> Path:
-    """Write `<out>/final/`, a clean model folder, and the run's curves; returns the folder."""
-    with atomic_folder(fit.out / "final") as work:
-        checkpoint.write_model_folder(work, fit.model, fit.tokenizer)
-    save_curves(fit.out)
+    """Write `<out>/final/`, a clean model folder; returns it. All processes of a run call this."""
+    whole = gathered(fit.model, fit.world)
+    if fit.world.main:
+        with atomic_folder(fit.out / "final") as work:
+            checkpoint.write_model_folder(work, whole, fit.tokenizer)
+    fit.world.wait()
     return fit.out / "final"
 
 
 @contextmanager
-def stoppable() -> Iterator[list[BaseException]]:
-    """A list that gets, on Ctrl-C or SIGTERM, what to raise once the current step is saved.
+def stoppable(*, alone: bool = True) -> Iterator[list[int]]:
+    """A list that gets the signal, Ctrl-C or SIGTERM, on which the run is to save and end after the current step.
 
-    A second Ctrl-C stops at once.
+    A second one stops at once where this process is `alone`; torchrun sends two where a terminal sends one.
     """
-    wanted: list[BaseException] = []
+    wanted: list[int] = []
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        if wanted:
+        if wanted and alone:
             raise KeyboardInterrupt
-        wanted.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(0))
+        wanted.append(number)
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -174,26 +306,3 @@ def stoppable() -> Iterator[list[BaseException]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-class _Clock:
-    """Tokens trained and the time it took, in total and since last asked; validation and saving are not in it."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.seconds = self.counted = 0.0
-        self.last_seconds = self.last_counted = 0.0
-
-    def count(self, tokens: int, seconds: float) -> None:
-        self.tokens += tokens
-        self.counted += tokens
-        self.seconds += seconds
-
-    def recent(self) -> float:
-        """Tokens per second since the last call."""
-        speed = (self.counted - self.last_counted) / max(1e-9, self.seconds - self.last_seconds)
-        self.last_counted, self.last_seconds = self.counted, self.seconds
-        return speed
-
-    def totals(self) -> dict[str, float]:
-        return {"tokens": self.tokens, "train_seconds": round(self.seconds, 2)}

@@ -6,6 +6,8 @@ time, and their gradient is taken at once in the same chunk, so backward costs n
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from luban.data.batch import IGNORED
+from luban.machine import tuned
 from luban.nn.linear import linear
+from luban.training.parallel.norms import is_part
 
 CHUNK_TOKENS = 1024
 
@@ -24,7 +28,7 @@ def linear_cross_entropy(
     targets: Int[Tensor, " tokens"],
     *,
     bias: Float[Tensor, " vocab"] | None = None,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int = 0,
     smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Summed cross-entropy, in nats, of `hidden @ weight.T + bias` against `targets`; ignored ones add nothing.
@@ -32,15 +36,51 @@ def linear_cross_entropy(
     Summed, not averaged: the caller divides by the number of targets of the whole global batch, so that any
     split into micro-batches or ranks gives the same loss. Equal to `F.cross_entropy(reduction="sum")` in value
     and gradients; rows whose target is `IGNORED` never reach the head. `smoothing` spreads that share of each
-    target evenly over the vocabulary.
+    target evenly over the vocabulary. `chunk_tokens` 0 takes what this machine was tuned to, else `CHUNK_TOKENS`.
+
+    A weight spread over processes by its rows (tensor parallel) gives everyone the same loss, see `vocabulary.py`.
 
     Source: label smoothing, Szegedy et al. 2016, section 7 (arXiv:1512.00567).
     """
+    chunk_tokens = chunk_tokens or tuned().chunk_tokens or CHUNK_TOKENS
     kept = (targets != IGNORED).nonzero().squeeze(1)
     if len(kept) < len(targets):
         hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunk_tokens, smoothing)
+    softmax: SoftmaxLoss = functools.partial(softmax_loss, smoothing=smoothing)
+    if is_part(weight):
+        from luban.training.parallel.vocabulary import (
+            own_part,
+        )  # only a spread weight needs torch.distributed
+
+        hidden, weight, bias, softmax = own_part(hidden, weight, bias, smoothing=smoothing)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunk_tokens, softmax)
     return loss
+
+
+SoftmaxLoss = Callable[..., tuple[Tensor, Tensor | None]]
+"""From float32 `logits` [rows vocab], which it may overwrite, `targets` and `gradient`: as `softmax_loss`."""
+
+
+def softmax_loss(
+    logits: Float[Tensor, "rows vocab"],
+    targets: Int[Tensor, " rows"],
+    *,
+    gradient: bool,
+    smoothing: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"] | None]:
+    """Summed cross-entropy and, if asked for, its gradient of the logits, in the logits' memory."""
+    logz = logits.logsumexp(1, keepdim=True)
+    column = targets[:, None]
+    loss = (logz - (1 - smoothing) * logits.gather(1, column)).sum()
+    if smoothing:
+        loss -= smoothing * logits.mean(1).sum()
+    if not gradient:
+        return loss, None
+    softmax = logits.sub_(logz).exp_()
+    softmax.scatter_add_(1, column, softmax.new_full(column.shape, smoothing - 1.0))
+    if smoothing:
+        softmax -= smoothing / logits.shape[1]
+    return loss, softmax
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -54,7 +94,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         chunk_tokens: int,
-        smoothing: float,
+        softmax: SoftmaxLoss,
     ) -> Tensor:
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -64,17 +104,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
             logits = linear(hidden[rows], weight, bias).float()
-            logz = logits.logsumexp(1, keepdim=True)
-            column = targets[rows, None]
-            loss += (logz - (1 - smoothing) * logits.gather(1, column)).sum()
-            if smoothing:
-                loss -= smoothing * logits.mean(1).sum()
-            if not any(ctx.needs_input_grad):
+            chunk_loss, grad = softmax(logits, targets[rows], gradient=any(ctx.needs_input_grad))
+            loss += chunk_loss
+            if grad is None:
                 continue
-            grad = logits.sub_(logz).exp_()  # softmax, in the logits' memory
-            grad.scatter_add_(1, column, grad.new_full(column.shape, smoothing - 1.0))
-            if smoothing:
-                grad -= smoothing / len(weight)
             grad = grad.to(weight.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = linear(grad, weight.t())

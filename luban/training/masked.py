@@ -186,11 +186,8 @@ def word_loss(
 ) -> Float[Tensor, ""]:
     """Summed cross-entropy, in nats, of the hidden words."""
     kept = targets != IGNORED
-    states = model.head.transformed(states[kept])
-    # The bias as one more column, against a 1 in every state: the chunked loss knows no biases.
-    states = torch.cat([states, states.new_ones(len(states), 1)], 1)
-    weight = torch.cat([model.head.weight, model.head.bias[:, None]], 1)
-    return linear_cross_entropy(states, weight, targets[kept])
+    head = model.head
+    return linear_cross_entropy(head.transformed(states[kept]), head.weight, targets[kept], bias=head.bias)
 
 
 def pair_loss(

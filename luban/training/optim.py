@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from luban.training.config import OptimizerConfig
+from luban.training.parallel.norms import is_part
 
 
-def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable parameters; only matrices are decayed.
+def adamw(
+    model: nn.Module,
+    config: OptimizerConfig,
+    *,
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+) -> torch.optim.Optimizer:
+    """Fused AdamW over the trainable parameters; only matrices are decayed. `kind` makes it, sharded for example.
 
     Source: Loshchilov and Hutter 2019 (arXiv:1711.05101); no decay of vectors as in GPT-3.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p in trainable if (p.ndim >= 2) == decayed and is_part(p) == part],
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for decayed in (True, False)
+        for part in (False, True)  # the fused update takes plain tensors or DTensors, not both at once
     ]
-    return torch.optim.AdamW(
+    return kind(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),

@@ -18,14 +18,17 @@ from luban.errors import ConfigError
 from luban.folder import write_text
 from luban.lm import OpenLM, Sampling
 from luban.training.architecture import ArchitectureConfig, family_named
-from luban.training.config import LoopConfig, OptimizerConfig
+from luban.training.config import LoopConfig, OptimizerConfig, ParallelConfig
 from luban.training.counting import CountingConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from luban.data.loader import Loader, Source
     from luban.data.shards import TokenShards
     from luban.tokenizers.files import FileTokenizer
     from luban.training.loop import Sample, Validate
+    from luban.training.parallel.world import World
     from luban.training.step import Objective
 
 
@@ -54,71 +57,119 @@ class Config(DeviceConfig):
     """Share of tokens that training reads as the model wrote them (scheduled sampling); 0 is teacher forcing."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     counting: CountingConfig = field(default_factory=CountingConfig)
     prompts: tuple[str, ...] = ()
-    """Continue these at step 0, in the middle and at the end, and write samples.jsonl."""
+    """Continue these as training goes on, and write samples.jsonl."""
+    sample_steps: Annotated[int, Ge(0)] = 0
+    """Steps between these samples; 0 takes them at the start, in the middle and at the end."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of weights, data order and sampling."""
 
 
 def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
-    """Train and write `<out>/final/`; returns the last validation, tokens, seconds, steps and parameters."""
-    from luban import device, folder
-    from luban.models import FAMILIES, hf
-    from luban.models.base import parameter_count
+    """Train and write `<out>/final/`; returns the last validation, tokens, seconds, steps and parameters.
+
+    Started by torchrun, each process does its part (`config.parallel`) and returns the same.
+    """
+    from luban import device
+    from luban.training.parallel.world import joined
+
+    place = device.start(config, seed=config.seed)
+    with joined(config.parallel, place) as world:
+        return _run(family_named(config), open_lm, place, world)
+
+
+def _run(config: Config, open_lm: OpenLM, place: torch.device, world: World) -> dict[str, Any]:
+    from luban.models import FAMILIES
     from luban.tokenizers.files import load as load_tokenizer
     from luban.training import counting
-    from luban.training.free_running import free_running
-    from luban.training.loop import Fit, finish_model
-    from luban.training.objectives import check_tokenizer, objective_for
+    from luban.training.objectives import check_tokenizer
+    from luban.training.parallel.claim import claim, finish
+    from luban.training.parallel.plans import plan_for
+    from luban.training.parallel.spread import check
+    from luban.training.parallel.stages import check as check_pipeline
 
-    config = family_named(config)
     tokenizer = load_tokenizer(config.tokenizer)
     sources = _sources(config, tokenizer)
     shape = _shape(config, tokenizer)
     check_tokenizer(shape, tokenizer, longest=config.loop.max_length)
-    _check_free_running(config, kind=FAMILIES[shape.model_type].kind)
-    counted = FAMILIES[shape.model_type].kind == "counted"
-    if counted:
-        counting.check(config)
-    held_out = [config.validation] if config.validation else []
-    model_folder = [config.model] if config.model else []
-    arpa = [config.counting.from_arpa] if config.counting.from_arpa else []
-    inputs = [*config.data, config.tokenizer, *held_out, *model_folder, *arpa]
-    out = folder.claim(config.out, stage="pretrain", config=config, inputs=inputs)
-    place = device.start(config, seed=config.seed)
-    if counted:
+    kind = FAMILIES[shape.model_type].kind
+    _check_free_running(config, kind=kind)
+    check(config.parallel, world)
+    check_pipeline(shape, config.parallel, micro_batches=config.loop.gradient_accumulation_steps)
+    plan_for(shape, config.parallel.tp)  # raises where its layers cannot be shared out
+    if kind == "counted":
+        counting.check(config, processes=world.size)
+    claim(config.out, world, stage="pretrain", config=config, inputs=_inputs(config))
+    if kind == "counted":
         results = _count(config, shape, sources, tokenizer, open_lm)
-        folder.finish(out, results)
-        return results
+    else:
+        results = _train(config, shape, sources, tokenizer, open_lm, place, world)
+    finish(config.out, results, world)
+    return results
+
+
+def _train(
+    config: Config,
+    shape: Any,
+    sources: list[Source],
+    tokenizer: FileTokenizer,
+    open_lm: OpenLM,
+    place: torch.device,
+    world: World,
+) -> dict[str, Any]:
+    """What `_run` does with a family that learns by gradients."""
+    from luban.device import seed_copy
+    from luban.models import hf
+    from luban.models.base import parameter_count
+    from luban.training.compiling import compiled
+    from luban.training.free_running import free_running
+    from luban.training.loop import Fit, finish_model
+    from luban.training.objectives import objective_for
+    from luban.training.parallel.spread import spread
+
     model = (hf.load(config.model) if config.model else hf.build(shape)).to(place)
-    objective = objective_for(model, tokenizer, compiled=config.loop.compile)
-    steps = config.loop.steps(lambda: _loader(config, sources, epochs=1).remaining())
+    parameters = parameter_count(model)
+    seed_copy(config.seed, world.place("dp"))
+    laid_out = spread(model, world, config.parallel)
+    steps = config.loop.steps(lambda: _loader(config, sources, world, epochs=1).remaining())
+    compiles = compiled(config.loop, laid_out, world, out=config.out, steps=steps, device=place)
+    objective = objective_for(laid_out.model, tokenizer, compiled=compiles)
     fit = Fit(
         title="pretrain",
-        out=out,
-        model=model,
+        out=config.out,
+        model=laid_out.model,
         tokenizer=tokenizer,
-        loader=_loader(config, sources, epochs=None),
+        loader=_loader(config, sources, world, epochs=None),
         objective=free_running(config.free_running, objective) if config.free_running else objective,
         loop=config.loop,
         optimizer=config.optimizer,
         steps=steps,
-        validate=_validation(config, model, objective, tokenizer),
+        validate=_validation(config, laid_out.model, laid_out.asked(objective), tokenizer, world),
         sample=_sampler(config, open_lm),
-        sample_steps=frozenset({0, steps // 2, steps} if config.prompts else ()),
+        sample_steps=_sample_steps(config, steps),
+        world=world,
+        spread=laid_out,
         device=place,
     )
-    results = {**fit.train(), "steps": steps, "parameters": parameter_count(model)}
+    results = {**fit.train(), "steps": steps, "parameters": parameters}
     finish_model(fit)
-    folder.finish(out, results)
     return results
+
+
+def _inputs(config: Config) -> list[Path]:
+    optional = (config.validation, config.model, config.counting.from_arpa)
+    return [*config.data, config.tokenizer, *filter(None, optional)]
 
 
 def _check_free_running(config: Config, *, kind: str) -> None:
     """Raise ConfigError where a model cannot read on in its own words."""
     if config.free_running and kind != "causal":
         raise ConfigError(f"'{kind}' models do not read what they write", where="setting 'free_running'")
+    if config.free_running and config.parallel.pp > 1:
+        what = f"a pipeline reads whole rows, and free_running={config.free_running} token by token"
+        raise ConfigError(what, where="setting 'parallel.pp'")
 
 
 def _count(
@@ -127,9 +178,11 @@ def _count(
     """What `run` does with a family that is counted instead of trained."""
     from luban.training import counting
     from luban.training.objectives import objective_for
+    from luban.training.parallel.world import ALONE
 
     def validate(model: Any) -> dict[str, float]:
-        return _validation(config, model, objective_for(model, tokenizer, compiled=False), tokenizer)()
+        objective = objective_for(model, tokenizer, compiled=False)
+        return _validation(config, model, objective, tokenizer, ALONE)()
 
     shards: Any = [source.examples for source in sources]
     results = counting.run(config.counting, shape, shards, tokenizer, config.out, validate=validate)
@@ -165,7 +218,7 @@ def _shards(path: Path, tokenizer: FileTokenizer) -> TokenShards:
     return shards
 
 
-def _loader(config: Config, sources: list[Source], *, epochs: int | None) -> Loader:
+def _loader(config: Config, sources: list[Source], world: World, *, epochs: int | None) -> Loader:
     from luban.data.loader import Loader
 
     return Loader(
@@ -176,10 +229,14 @@ def _loader(config: Config, sources: list[Source], *, epochs: int | None) -> Loa
         packing=config.packing,
         stride=config.stride or None,
         epochs=epochs,
+        rank=world.place("dp"),
+        world=world.dp,
     )
 
 
-def _validation(config: Config, model: Any, objective: Objective, tokenizer: FileTokenizer) -> Validate:
+def _validation(
+    config: Config, model: Any, objective: Objective, tokenizer: FileTokenizer, world: World
+) -> Validate:
     from luban.data.loader import Source
     from luban.models import FAMILIES
     from luban.training.validate import held_out_loss
@@ -191,13 +248,15 @@ def _validation(config: Config, model: Any, objective: Objective, tokenizer: Fil
         "counted",
     )  # else the loss is of some only
     shards = _shards(config.validation, tokenizer)
-    loader = _loader(config, [Source(examples=shards, weight=1.0, name=str(config.validation))], epochs=1)
+    held_out = [Source(examples=shards, weight=1.0, name=str(config.validation))]
+    loader = _loader(config, held_out, world, epochs=1)
     return held_out_loss(
         model,
         loader,
         objective,
         batches=config.loop.eval_batches,
         tokens_per_byte=shards.targets / shards.bytes if every_token else None,
+        world=world,
     )
 
 
@@ -215,6 +274,14 @@ def _shape(config: Config, tokenizer: FileTokenizer) -> Any:
     shape = new_config(config.architecture, vocab=tokenizer.vocab_size, context=length, **ids)
     check_fit(shape, tokenizer, max_length=length)
     return shape
+
+
+def _sample_steps(config: Config, steps: int) -> frozenset[int]:
+    """After which steps of the run the prompts are continued."""
+    if not config.prompts:
+        return frozenset()
+    every = config.sample_steps
+    return frozenset(range(0, steps + 1, every) if every else (0, steps // 2, steps))
 
 
 def _sampler(config: Config, open_lm: OpenLM) -> Sample:

@@ -6,18 +6,26 @@ happens once, over all micro-batches, so that 1x8, 2x4 and 8x1 rows are the same
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from luban.data.batch import Batch
 from luban.errors import TrainingError
+from luban.nn.spans import available
+from luban.training.config import GuardConfig
+from luban.training.guard import Guard
 from luban.training.losses import linear_cross_entropy
+
+if TYPE_CHECKING:
+    from luban.training.precision import Scaler
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,12 @@ class Update:
     loss: float
     grad_norm: float
     targets: int
+    fault: str = ""
+    """Why the step was not taken after all; then nothing moved."""
+
+
+OVERFLOW = "the scaled gradient overflowed float16"
+"""The fault that is no batch's: the scaler mends it."""
 
 
 def next_token(hidden: Callable[..., Tensor] | None = None) -> Objective:
@@ -77,6 +91,15 @@ class Gradients(Protocol):
         ...
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """Gradients that have more to tell of how the last step went."""
+
+    def figures(self) -> dict[str, float]:
+        """What the log says of it, by name."""
+        ...
+
+
 class Accumulated:
     """The gradients of one process: micro-batch after micro-batch, added up."""
 
@@ -100,7 +123,10 @@ class Accumulated:
 
 
 class Updater:
-    """Turns micro-batches into one step of the optimizer."""
+    """Turns micro-batches into one step of the optimizer.
+
+    `guard` says which updates not to take; `scaler` is for gradients in float16.
+    """
 
     def __init__(
         self,
@@ -108,34 +134,64 @@ class Updater:
         gradients: Gradients,
         *,
         max_grad_norm: float,
+        guard: Guard | None = None,
+        scaler: Scaler | None = None,
     ) -> None:
         self.optimizer, self.gradients = optimizer, gradients
         self.max_grad_norm = max_grad_norm
+        self.guard = guard or Guard(GuardConfig())
+        self.scaler = scaler
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def update(self, batches: Sequence[Batch], *, learning_rate: float) -> Update:
         """One step on the sum of `batches`, averaged over all their targets.
 
-        Raises TrainingError, before anything moves, if the loss or a gradient is not finite.
+        Raises TrainingError, before anything moves, if the loss or a gradient is not finite and the guard does not
+        leave such batches out.
         """
-        total, targets = self.gradients.sum(batches)
+        scale = 1.0 if self.scaler is None else self.scaler.scale
+        total, targets = self.gradients.sum(batches, scale=scale)
         if targets == 0:
             raise TrainingError("no token of this batch is a target", where=_named(batches))
-        norm = self.gradients.norm() / targets
-        if not (norm < float("inf") and abs(total) < float("inf")):
-            self.optimizer.zero_grad()
-            raise TrainingError(
-                f"the loss is {total / targets}, its gradient norm {norm}", where=_named(batches)
-            )
-        clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
-        torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], clip / targets)
-        for group in self.optimizer.param_groups:
+        norm = self.gradients.norm() / (targets * scale)
+        update = Update(total / targets, norm, targets)
+        if fault := self._fault(update, batches):
+            self._clear()
+            return dataclasses.replace(update, fault=fault)
+        self._move(update, scale, learning_rate)
+        return update
+
+    def _fault(self, update: Update, batches: Sequence[Batch]) -> str:
+        """Why the step must not be taken, if so; raises as `update` does."""
+        try:
+            if self.scaler and math.isfinite(update.loss) and not math.isfinite(update.grad_norm):
+                self.scaler.overflowed()
+                return OVERFLOW
+            if fault := self.guard.fault(update.loss, update.grad_norm):
+                self.guard.refuse(fault, where=_named(batches))
+                return fault
+        except TrainingError:
+            self._clear()
+            raise
+        return ""
+
+    def _move(self, update: Update, scale: float, learning_rate: float) -> None:
+        clip = min(1.0, self.max_grad_norm / (update.grad_norm + 1e-6))
+        for group in self.optimizer.param_groups:  # of one kind each: plain tensors or DTensors
             group["lr"] = learning_rate
+            if gradients := [p.grad for p in group["params"] if p.grad is not None]:
+                torch._foreach_mul_(gradients, clip / (update.targets * scale))
         self.optimizer.step()
-        self.optimizer.zero_grad(
-            set_to_none=False
-        )  # keeps the memory: fresh pages cost more than filling zeros
-        return Update(total / targets, norm, targets)
+        self._clear()
+        self.guard.take(update.loss)
+        if self.scaler:
+            self.scaler.passed()
+
+    def _clear(self) -> None:
+        # Zeros in the same memory: fresh pages cost more than filling them.
+        for group in self.optimizer.param_groups:
+            if gradients := [p.grad for p in group["params"] if p.grad is not None]:
+                torch._foreach_zero_(gradients)
 
 
 def _named(batches: Sequence[Batch]) -> str:
@@ -152,4 +208,5 @@ def compiled_hidden(model: Any) -> Callable[..., Tensor]:
             "compile: no C++ compiler found (g++ or clang++); training runs eagerly, slower", file=sys.stderr
         )
         return model.hidden
+    available()  # builds the attention kernel if need be: the compiler's tracing cannot
     return torch.compile(model.hidden)

@@ -10,26 +10,37 @@ import torch
 
 from luban.data.loader import Loader
 from luban.training.loop import Validate
+from luban.training.parallel.world import ALONE, World
 from luban.training.step import Objective
 
 
 def held_out_loss(
-    model: Any, loader: Loader, objective: Objective, *, batches: int, tokens_per_byte: float | None = None
+    model: Any,
+    loader: Loader,
+    objective: Objective,
+    *,
+    batches: int,
+    tokens_per_byte: float | None = None,
+    world: World = ALONE,
 ) -> Validate:
     """A function that gives `val/loss` (nats per target) and, for raw text, `val/bpb` (bits per byte of UTF-8).
 
     The first `batches` of `loader` are taken now and kept, so that every validation sees the same rows; what an
     objective draws at random (masks, noise) is the same each time too, and the run's own stream is left alone.
+    Where `world` has several copies, `loader` gives each its share of the rows, and the sums are everyone's.
     """
     kept = list(islice(loader, batches))
-    device = model.embedding.weight.device
+    device = next(model.parameters()).device
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
+            torch.manual_seed(world.place("dp"))
             steps = [objective(model, batch.to(device)) for batch in kept]
-        loss = sum(step.loss.item() for step in steps) / sum(step.targets for step in steps)
+        total, targets = world.total(
+            sum(step.loss.item() for step in steps), sum(step.targets for step in steps)
+        )
+        loss = total / targets
         if tokens_per_byte is None:
             return {"val/loss": loss}
         return {"val/loss": loss, "val/bpb": loss / math.log(2) * tokens_per_byte}

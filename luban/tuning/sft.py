@@ -15,14 +15,17 @@ from annotated_types import Ge, Gt, Lt
 
 from luban.device import DeviceConfig
 from luban.errors import ConfigError
-from luban.training.config import LoopConfig, OptimizerConfig
+from luban.training.config import LAYOUT, LoopConfig, OptimizerConfig, ParallelConfig
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from luban.data.conversations import Examples
     from luban.data.loader import Loader
+    from luban.tokenizers.files import FileTokenizer
     from luban.training.loop import Validate
+    from luban.training.parallel.world import World
     from luban.training.step import Objective
 
     Pair = tuple[np.ndarray, np.ndarray]
@@ -56,6 +59,7 @@ class Config(DeviceConfig):
     """Fill rows with several whole conversations; off gives each its own padded row."""
     optimizer: TuningOptimizer = field(default_factory=TuningOptimizer)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the split and the data order."""
     max_rows: Annotated[int, Gt(0)] | None = None
@@ -63,19 +67,36 @@ class Config(DeviceConfig):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Tune and write `<out>/final/`; returns the last validation, what became of the rows, and the time."""
-    from luban import device, folder
+    """Tune and write `<out>/final/`; returns the last validation, what became of the rows, and the time.
+
+    Started by torchrun, each process does its part (`config.parallel`) and returns the same.
+    """
+    from luban import device
+    from luban.training.parallel.world import joined
+
+    place = device.start(config, seed=config.seed)
+    with joined(config.parallel, place) as world:
+        return _run(config, place, world)
+
+
+def _run(config: Config, place: torch.device, world: World) -> dict[str, Any]:
+    from luban import folder
     from luban.data.conversations import read_examples
     from luban.models import FAMILIES, hf
     from luban.tokenizers.files import load as load_tokenizer
     from luban.training.architecture import check_fit
-    from luban.training.loop import Fit, finish_model
-    from luban.training.objectives import objective_for
+    from luban.training.parallel.claim import claim, finish
+    from luban.training.parallel.plans import plan_for
+    from luban.training.parallel.spread import check
+    from luban.training.parallel.stages import check as check_pipeline
 
     inputs = [config.model, *config.data]
-    folder.check_out(config.out, stage="sft", config=config, inputs=inputs)
+    folder.check_out(config.out, stage="sft", config=config, inputs=inputs, free=LAYOUT)
+    check(config.parallel, world)
     tokenizer = load_tokenizer(config.model)
     shape = hf.load_config(config.model)
+    check_pipeline(shape, config.parallel, micro_batches=config.loop.gradient_accumulation_steps)
+    plan_for(shape, config.parallel.tp)  # raises where its layers cannot be shared out
     check_fit(shape, tokenizer, max_length=config.loop.max_length)
     if FAMILIES[shape.model_type].kind != "causal":
         what = f"'{shape.model_type}' models predict no next token: they are not tuned on conversations"
@@ -83,41 +104,74 @@ def run(config: Config) -> dict[str, Any]:
     limits = {"max_tokens": config.loop.max_length, "loss_on": config.loss_on, "overlong": config.overlong}
     examples = read_examples(config.data, tokenizer, **limits)
     train, held_out = _split(config, examples)
-    out = folder.claim(config.out, stage="sft", config=config, inputs=inputs)
-    place = device.start(config, seed=config.seed)
-    model = hf.load(config.model).to(place)
-    objective = objective_for(model, tokenizer, compiled=config.loop.compile)
-    fit = Fit(
-        title="sft",
-        out=out,
-        model=model,
-        tokenizer=tokenizer,
-        loader=_loader(config, train, epochs=None),
-        objective=objective,
-        loop=config.loop,
-        optimizer=config.optimizer,
-        steps=config.loop.steps(lambda: _loader(config, train, epochs=1).remaining()),
-        validate=_validation(config, model, objective, held_out),
-        device=place,
-    )
-    tally = examples.tally
-    rows = {"rows": tally.rows, "rejected": len(tally.rejected), "truncated": tally.truncated}
-    print(f"sft: {rows}, {len(train)} to train on, {len(held_out)} held out", file=sys.stderr)
-    for reason in tally.rejected[:5]:
-        print(f"  rejected {reason}", file=sys.stderr)
-    results = {**fit.train(), "steps": fit.steps, **rows}
-    finish_model(fit)
-    folder.finish(out, results)
+    claim(config.out, world, stage="sft", config=config, inputs=inputs)
+    rows = _tell(examples, train, held_out, shown=world.main)
+    results = {**_tune(config, tokenizer, train, held_out, place, world), **rows}
+    finish(config.out, results, world)
     return results
 
 
-def _validation(config: Config, model: Any, objective: Objective, held_out: list[Pair]) -> Validate:
+def _tell(examples: Examples, train: list[Pair], held_out: list[Pair], *, shown: bool) -> dict[str, int]:
+    """What became of the rows, printed where it is to be `shown`."""
+    tally = examples.tally
+    rows = {"rows": tally.rows, "rejected": len(tally.rejected), "truncated": tally.truncated}
+    if shown:
+        print(f"sft: {rows}, {len(train)} to train on, {len(held_out)} held out", file=sys.stderr)
+        for reason in tally.rejected[:5]:
+            print(f"  rejected {reason}", file=sys.stderr)
+    return rows
+
+
+def _tune(
+    config: Config,
+    tokenizer: FileTokenizer,
+    train: list[Pair],
+    held_out: list[Pair],
+    place: torch.device,
+    world: World,
+) -> dict[str, Any]:
+    from luban.device import seed_copy
+    from luban.models import hf
+    from luban.training.compiling import compiled
+    from luban.training.loop import Fit, finish_model
+    from luban.training.objectives import objective_for
+    from luban.training.parallel.spread import spread
+
+    model = hf.load(config.model).to(place)
+    seed_copy(config.seed, world.place("dp"))
+    laid_out = spread(model, world, config.parallel)
+    steps = config.loop.steps(lambda: _loader(config, train, world, epochs=1).remaining())
+    compiles = compiled(config.loop, laid_out, world, out=config.out, steps=steps, device=place)
+    objective = objective_for(laid_out.model, tokenizer, compiled=compiles)
+    fit = Fit(
+        title="sft",
+        out=config.out,
+        model=laid_out.model,
+        tokenizer=tokenizer,
+        loader=_loader(config, train, world, epochs=None),
+        objective=objective,
+        loop=config.loop,
+        optimizer=config.optimizer,
+        steps=steps,
+        validate=_validation(config, laid_out.model, laid_out.asked(objective), held_out, world),
+        world=world,
+        spread=laid_out,
+        device=place,
+    )
+    results = {**fit.train(), "steps": fit.steps}
+    finish_model(fit)
+    return results
+
+
+def _validation(
+    config: Config, model: Any, objective: Objective, held_out: list[Pair], world: World
+) -> Validate:
     from luban.training.validate import held_out_loss
 
     if not held_out:
         return dict
-    loader = _loader(config, held_out, epochs=1)
-    return held_out_loss(model, loader, objective, batches=config.loop.eval_batches)
+    loader = _loader(config, held_out, world, epochs=1)
+    return held_out_loss(model, loader, objective, batches=config.loop.eval_batches, world=world)
 
 
 def _split(config: Config, examples: Examples) -> tuple[list[Pair], list[Pair]]:
@@ -129,7 +183,7 @@ def _split(config: Config, examples: Examples) -> tuple[list[Pair], list[Pair]]:
     return [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
 
 
-def _loader(config: Config, examples: list[Pair], *, epochs: int | None) -> Loader:
+def _loader(config: Config, examples: list[Pair], world: World, *, epochs: int | None) -> Loader:
     from luban.data.loader import Loader, Source
 
     return Loader(
@@ -140,4 +194,6 @@ def _loader(config: Config, examples: list[Pair], *, epochs: int | None) -> Load
         packing="pack" if config.packing else "pad",
         split_documents=False,
         epochs=epochs,
+        rank=world.place("dp"),
+        world=world.dp,
     )

@@ -64,7 +64,7 @@ class TranslatorLoop(LoopConfig):
 
     max_length: Annotated[int, Ge(2)] = 64
     """Tokens of a source and of a target, end token included; longer pairs are left out and counted."""
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
     """Compile the model (torch.compile); batches as wide as their longest pair gain nothing by it on a CPU."""
 
 
@@ -122,7 +122,7 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
     out = folder.claim(config.out, stage="translate", config=config, inputs=inputs)
     place = device.start(config, seed=config.seed)
     model = (hf.load(config.model) if config.model else hf.build(shape)).to(place)
-    compiles = config.loop.compile and FAMILIES[shape.model_type].compiles
+    compiles = config.loop.compile is True and FAMILIES[shape.model_type].compiles
     halves = compiled_halves(model) if compiles else None
     fit = Fit(
         title="translate",

@@ -269,7 +269,7 @@ def test_a_source_that_is_through_leaves_the_others_to_go_on() -> None:
     loader = Loader(sources, batch=1, context=5, epochs=1)
     origins = [origin.source for batch in loader for origin in batch.ids]
     assert Counter(origins) == {"a": 3, "b": 30}
-    assert origins[:6] == ["a", "b"] * 3
+    assert set(origins[8:]) == {"b"}  # a and b by turns, in shuffled blocks of four rows, until a is through
     assert loader.counts.epochs == {"a": 1, "b": 1}
 
 
@@ -354,7 +354,7 @@ def test_a_cursor_of_another_stream_is_refused() -> None:
         one(numbered([5]), context=7).restore(state)
     with pytest.raises(CheckpointError, match=r"'sources' was .*'tokens': 5.*now .*'tokens': 6"):
         one(numbered([6])).restore(state)
-    with pytest.raises(CheckpointError, match="version 9, expected 1"):
+    with pytest.raises(CheckpointError, match="version 9, expected 2"):
         one(numbered([5])).restore({**state, "version": 9})
 
 

@@ -96,12 +96,7 @@ def _begin_worker() -> None:
 
 
 def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise MachineError("engine 'ray' needs an extra", hint="pip install 'luban[scale]'") from None
-    if not ray.is_initialized():  # once for all stages of a run; Ray ends with the process
-        _start_ray(ray, workers)
+    ray = ray_started(workers)
     remote: Any = ray.remote(_work)
     waiting = [remote.remote(function, task) for task in tasks]
     while waiting:
@@ -121,10 +116,20 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def _start_ray(ray: Any, workers: int) -> None:
-    """Join the cluster that RAY_ADDRESS names, else a local one with `workers` processes."""
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+def ray_started(workers: int) -> Any:
+    """Ray, once for all stages of a run: the cluster that RAY_ADDRESS names, else a local one with `workers` processes.
+
+    Raises MachineError where it is not installed.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise MachineError("engine 'ray' needs an extra", hint="pip install 'luban[scale]'") from None
+    if ray.is_initialized():  # it ends with the process
+        return ray
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        ray.init(**quiet)
     else:
-        ray.init(num_cpus=workers, **quiet)
+        ray.init(num_cpus=workers, include_dashboard=False, **quiet)
+    return ray

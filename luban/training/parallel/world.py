@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _get_default_store
 
-from luban.errors import ConfigError
+from luban.errors import ConfigError, LubanError, MachineError
 from luban.training.config import ParallelConfig
 
 Axis = Literal["pp", "dp", "tp"]
@@ -56,6 +57,31 @@ class World:
         dist.all_reduce(told, group=group)
         return told.tolist()
 
+    def most(self, value: int) -> int:
+        """The largest of all processes' `value`: what they agree on, a wish to stop for example."""
+        if self.mesh is None:
+            return value
+        told = torch.tensor([value])
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        return int(told)
+
+    def heard(self, text: str) -> str:
+        """The main process's `text`, whatever the others bring."""
+        if self.mesh is None:
+            return text
+        told = [text]
+        dist.broadcast_object_list(told)
+        return told[0]
+
+    def everyones(self, words: list[str]) -> list[str]:
+        """The `words` of all copies of the model, in their order."""
+        group = self.group("dp")
+        if group is None:
+            return words
+        told: list[list[str]] = [[] for _ in range(dist.get_world_size(group))]
+        dist.all_gather_object(told, words, group=group)
+        return [word for each in told for word in each]
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.mesh is not None:
@@ -69,19 +95,50 @@ ALONE = World()
 def joined(config: ParallelConfig, device: torch.device) -> Iterator[World]:
     """The world that torchrun's environment tells of, left again at the end; one process without torchrun.
 
-    Raises ConfigError where dp x tp x pp is not the number of processes.
+    A mistake that all processes meet, or one, is raised by the first to meet it; the others end with exit code 2
+    and say nothing. Raises ConfigError where dp x tp x pp is not the number of processes, MachineError where
+    another process is gone.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    dp = _copies(config, size)
+    try:
+        dp = _copies(config, size)
+    except ConfigError:
+        if rank:
+            raise SystemExit(2) from None  # all processes meet it; the first one tells
+        raise
     if size == 1:
         yield ALONE
         return
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("gloo" if device.type == "cpu" else None, rank=rank, world_size=size)
     try:
         mesh = init_device_mesh(device.type, (config.pp, dp, config.tp), mesh_dim_names=("pp", "dp", "tp"))
         yield World(rank=rank, size=size, pp=config.pp, dp=dp, tp=config.tp, mesh=mesh)
+    except LubanError as error:
+        raise error if _first_to_tell() else SystemExit(2) from None
+    except RuntimeError as error:
+        if not _lost_another(error):
+            raise
+        if not _first_to_tell():
+            raise SystemExit(2) from None
+        hint = "the same command goes on from the last checkpoint"
+        raise MachineError("another process of this run has ended", where=f"rank {rank}", hint=hint) from None
     finally:
         dist.destroy_process_group()
+
+
+def _first_to_tell() -> bool:
+    """Whether no other process has told of a mistake yet; one that cannot ask leaves the word to the others."""
+    try:
+        return _get_default_store().add("luban/told", 1) == 1
+    except RuntimeError:  # the process that keeps the store is gone, and so has told or was killed
+        return False
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether a collective failed because a process that should take part is not there."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "onnection" in str(error)
 
 
 def _copies(config: ParallelConfig, size: int) -> int:

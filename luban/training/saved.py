@@ -1,0 +1,173 @@
+"""How much memory a training step on this machine takes, found by a forward pass on tensors that have no memory.
+
+Autograd is asked what it saves, so activations are right for every family and follow the code when that changes.
+Shapes alone are computed (PyTorch's fake tensors): a model of any size takes about a second and no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from luban.models import FAMILIES
+from luban.nn import spans
+from luban.training.memory import logits_bytes, state_bytes
+
+COMPILED_KEEPS = 0.776
+"""What torch.compile keeps of eager activations: norms and the MLP's bend are computed again, the mask stays one.
+Live tensors of S, blocks and ends: 616 of 794 MB (torch 2.13)."""
+
+RUNTIME_BYTES = {"eager": 105e6, "compiled": 215e6}
+"""What torch itself takes once it trains on a CPU: kernels' code, their scratch, threads; the compiler, if used."""
+
+HEAP_SHARE = 0.36
+"""Memory the C library holds beyond what tensors fill, as a share of those that come and go in a step.
+Fitted, with the two above, to peaks of three shapes, eager and compiled, in `benchmarks/memory.py`."""
+
+
+@dataclass
+class Saved:
+    """Bytes that a forward pass keeps for its gradients, weights not among them."""
+
+    blocks: int = 0
+    """Inside blocks, of all of them."""
+    ends: int = 0
+    """Before, between and after them."""
+    inputs: list[int] = field(default_factory=list)
+    """Each block's input."""
+
+    @property
+    def total(self) -> int:
+        """All that is kept."""
+        return self.blocks + self.ends
+
+    @property
+    def recomputing(self) -> int:
+        """All that is kept where blocks are computed again: their inputs, and one block at a time."""
+        return self.ends + sum(self.inputs) + self.blocks // max(1, len(self.inputs))
+
+
+def training_bytes(
+    config: Any, parameters: int, *, rows: int, seq: int, compiled: bool = False, recompute: bool = False
+) -> dict[str, float]:
+    """Bytes of one process that trains in float32 on a CPU, by part, beyond an idle Python with torch imported."""
+    saved = saved_by(config, rows=rows, seq=seq)
+    kept = saved.recomputing if recompute else saved.total
+    states = state_bytes(parameters, precision="float32")
+    head_and_states = (
+        4 * config.dim * (config.vocab + rows * seq)
+    )  # their gradients, which the loss takes at once
+    come_and_go = {
+        "activations": kept * (COMPILED_KEEPS if compiled else 1.0),
+        "logits": logits_bytes(config.vocab, rows * seq) + head_and_states,
+    }
+    parts = {
+        **states,
+        **come_and_go,
+        "heap": HEAP_SHARE * sum(come_and_go.values()),
+        "runtime": RUNTIME_BYTES["compiled" if compiled else "eager"],
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def saved_by(config: Any, *, rows: int, seq: int) -> Saved:
+    """What a float32 pass of `rows` packed rows through embedding, blocks and norm keeps.
+
+    Experts count as evenly used, a row as one document, an encoder-decoder's texts as `seq` tokens on each side.
+    """
+    with torch.device("meta"):
+        model: Any = FAMILIES[config.model_type].model(config)
+    with FakeTensorMode(), _taken_for_plain():
+        _without_memory(model)
+        return _counted(model, rows, seq)
+
+
+def _counted(model: Any, rows: int, seq: int) -> Saved:
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    kept: dict[
+        int, Any
+    ] = {}  # storages, as several tensors may be views of one; held, as places are used again
+    saved, inside = Saved(), list[nn.Module]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in kept and storage._cdata not in weights:
+            kept[storage._cdata] = storage
+            part = "blocks" if inside else "ends"
+            setattr(saved, part, getattr(saved, part) + storage.nbytes())
+        return tensor
+
+    def enter(block: nn.Module, arguments: tuple[Any, ...]) -> None:
+        inside.append(block)
+        saved.inputs.append(arguments[0].nbytes)
+
+    hooks: list[Any] = []
+    for block in _blocks(model):
+        hooks.append(block.register_forward_pre_hook(enter))
+        hooks.append(block.register_forward_hook(lambda *_: inside.pop() and None))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Supposed():
+        keep(_states(model, torch.zeros(rows, seq, dtype=torch.long)))
+    for hook in hooks:
+        hook.remove()
+    return saved
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks of `model`, an encoder's too, each once."""
+    lists = (getattr(module, "blocks", None) for module in model.modules())
+    return list(
+        dict.fromkeys(block for found in lists if isinstance(found, nn.ModuleList) for block in found)
+    )
+
+
+def _states(model: Any, tokens: Tensor) -> Tensor:
+    if FAMILIES[model.config.model_type].kind == "seq2seq":
+        return model.hidden(tokens, model.encode(tokens))
+    return model.hidden(tokens, None, model.isolate(torch.zeros_like(tokens)))
+
+
+@contextmanager
+def _taken_for_plain() -> Iterator[None]:
+    """A block in which attention's own kernel, which knows shapes too, takes fake tensors for the CPU's."""
+    plain = spans._PLAIN
+    spans._PLAIN = (*plain, FakeTensor)
+    try:
+        yield
+    finally:
+        spans._PLAIN = plain
+
+
+def _without_memory(model: nn.Module) -> None:
+    """Replace all weights by fake ones of the CPU, whose kernels save what the CPU's save; tied ones come apart."""
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = nn.Parameter(torch.empty(weight.shape))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+class _Supposed(TorchFunctionMode):
+    """Answers where a family asks a tensor for numbers: counts are even, marks not set, a place is the first."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.bincount:
+            choices, bins = args[0].numel(), (kwargs or {})["minlength"]
+            return _Counts(choices // bins + (place < choices % bins) for place in range(bins))
+        if func in (Tensor.item, Tensor.__int__):
+            return 0
+        return func(*args, **(kwargs or {}))
+
+
+class _Counts(list[int]):
+    def tolist(self) -> list[int]:
+        """The counts, as a tensor would give them."""
+        return self
