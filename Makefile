@@ -26,7 +26,8 @@ check: .venv/.ready-dev
 	./check
 
 bench: .venv/.ready-dev
-	$(BIN)/python benchmarks/first.py
+	$(BIN)/python benchmarks/pretrain.py
+	$(BIN)/python benchmarks/decode.py
 
 clean:
 	rm -rf .venv runs dist build .pytest_cache .ruff_cache .hypothesis

@@ -96,6 +96,7 @@ STAGES = {
     "group-heads": Stage(
         "luban.tuning.group_heads", "fewer key and value heads for a trained model: a smaller cache"
     ),
+    "merge": Stage("luban.tuning.merge", "adapters put into their base, or several models made one"),
     "models": Stage("luban.catalogue", "model families and published sizes, or what one model is"),
     "doctor": Stage("luban.doctor", "what works on this machine and why not; its measured speed"),
     "quickstart": Stage("luban.quickstart", "all of the above on real text, in minutes"),

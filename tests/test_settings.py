@@ -97,6 +97,7 @@ BASE = {
     "tokenizer explain": "lowest",
     "tokenizer extend": "--model {tokenizer} --add Jonah --out {out}",
     "group-heads": "--model {model} --kv-heads 1 --out {out}",
+    "merge": "--model {model} --models {other_model} --method ties --out {out}",
     "models": "",
     "plan": "",
     "pretrain": "--data {shards} --tokenizer {tokenizer} --validation {held_out} --out {out} "
@@ -230,6 +231,15 @@ CHANGES: dict[str, dict[str, str]] = {
         "special": "--special",
     },
     "group-heads": {"model": "--model {other_model}"},
+    "merge": {
+        "model": "--model {other_model}",
+        "models": "--method task_arithmetic | --models {other_model}",
+        "method": "--method task_arithmetic",
+        "weights": "--method task_arithmetic | --weights 0.5",
+        "density": "--density 0.5",
+        "scale": "--scale 0.5",
+        "dtype": "--dtype bfloat16",
+    },
     "models": {"model": "--model {model}"},
     "plan": {
         "model": "--model {model}",
@@ -243,7 +253,7 @@ CHANGES: dict[str, dict[str, str]] = {
         "layers": "layers=2 dim=256 params=9e6 | layers=3",
         "dim": "layers=2 dim=256 params=9e6 | dim=128",
         "heads": "layers=2 dim=256 params=9e6 --cluster 8xA100 | heads=1",
-        "compile": "--compile false",
+        "compile": "--compile true",
         "gradient_checkpointing": "--gradient-checkpointing",
         "cluster": "--cluster 8xA100",
         "batch_tokens": "--cluster 8xA100 | --batch-tokens 1e6",
@@ -362,6 +372,9 @@ CHANGES: dict[str, dict[str, str]] = {
         "ignore_eos": "--ignore-eos",
         "beams": "--beams 3",
         "model": "--model {other_model}",
+        "expert": "expert={model} anti_expert={model} | expert={other_model}",
+        "anti_expert": "expert={model} anti_expert={model} | anti_expert={other_model}",
+        "alpha": "expert={model} anti_expert={other_model} | alpha=3",
         "prompt": "--prompt world",
         "prompts": "--prompts {prompts}",
     },
@@ -387,10 +400,14 @@ COMMON = {
     "threads": SPEED,
     "device": DEVICE,
     "loop.compile": SPEED,
+    "optimizer.paged": "saves memory and changes no bit; tested in tests/training/test_paged.py",
     "loop.gradient_checkpointing": "saves memory and changes no bit; tested in tests/training/test_recompute.py",
     **dict.fromkeys(("loop.guard.action", "loop.guard.spike", "loop.guard.most_skipped"), GUARD),
 }
 EXEMPT: dict[str, dict[str, str]] = {
+    "merge": dict.fromkeys(
+        ("adapters", "text", "tokens"), "of adapters; tested in tests/tuning/test_merge.py"
+    ),
     "group-heads": {"kv_heads": "the tiny model has two to pool; tested in tests/tuning/test_group_heads.py"},
     "data prepare": {
         **dict.fromkeys(("engine", "workers", "memory", "part_mb"), SPEED),
@@ -437,7 +454,10 @@ EXEMPT: dict[str, dict[str, str]] = {
         "architecture.kv_heads": "as many as heads in these families; others are refused in tests/models",
         "length_penalty": LENGTHS,
     },
-    "generate": {"length_penalty": LENGTHS},
+    "generate": {
+        "length_penalty": LENGTHS,
+        "top_logprobs": "needs an endpoint; tested in tests/inference/test_endpoint.py",
+    },
     "chat": {
         "length_penalty": LENGTHS,
         "logprobs": "a chat shows words; `luban generate` shows probabilities",
@@ -448,13 +468,24 @@ EXEMPT: dict[str, dict[str, str]] = {
     ),
     "profile": dict.fromkeys(
         (
-            *("model", "vocab", "per_device_train_batch_size", "max_length", "steps", "compile", "trace", "seed"),
+            *(
+                "model",
+                "vocab",
+                "per_device_train_batch_size",
+                "max_length",
+                "steps",
+                "compile",
+                "trace",
+                "seed",
+            ),
             *(f"architecture.{name}" for name in ("model_type", "layers", "dim", "heads", "kv_heads")),
             *(f"architecture.{name}" for name in ("hidden", "tied", "context")),
         ),
         "a profile is times of one run; tested in tests/training/test_profile.py",
     ),
-    "doctor": dict.fromkeys(("tune", "tune_compile"), "times of one run; tested in tests/test_doctor_tune.py"),
+    "doctor": dict.fromkeys(
+        ("tune", "tune_compile"), "times of one run; tested in tests/test_doctor_tune.py"
+    ),
     "fetch": {"name": NETWORK},
     "quickstart": dict.fromkeys(("model", "minutes"), "run as a whole in test_quickstart.py"),
 }

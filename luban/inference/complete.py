@@ -7,14 +7,21 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from annotated_types import Ge
 
 from luban.config import build
 from luban.device import DeviceConfig
 from luban.errors import ConfigError, DataError
-from luban.lm import Generation, OpenLM, Sampling
+from luban.lm import LM, Generation, OpenLM, Sampling
+
+if TYPE_CHECKING:
+    from luban.inference.endpoint import Endpoint
+    from luban.inference.local import LocalLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,15 @@ class Config(Sampling, DeviceConfig):
     """
 
     model: str
-    """Model folder."""
+    """Model folder; with `--expert` it may be the URL of an OpenAI-compatible endpoint, http://HOST:PORT/v1."""
+    expert: str = ""
+    """Proxy-tuning: folder of a small tuned model; what tuning did to its logits is added to the model's."""
+    anti_expert: str = ""
+    """The small model before its tuning."""
+    alpha: float = 1.0
+    """What the experts' difference is multiplied by."""
+    top_logprobs: Annotated[int, Ge(1)] = 20
+    """How many candidates an endpoint is asked for; only they can be chosen."""
     prompt: tuple[str, ...] = ()
     """One text to continue, or several."""
     prompts: Path | None = None
@@ -38,7 +53,7 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
     prompts = [*config.prompt, *(read_prompts(config.prompts) if config.prompts else [])]
     if not prompts:
         prompts = [_standard_input()]
-    lm = open_lm(config.model)
+    lm, remote = _open(config, open_lm)
     sampling = sampling_of(config)
     began = time.perf_counter()
     generations = lm.generate(prompts, sampling)
@@ -52,6 +67,7 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
         "continues": getattr(lm, "continues", True),
         "generations": rows,
         "tokens_per_s": tokens / seconds,
+        **(_told(remote.told) if remote else {}),
     }
 
 
@@ -93,6 +109,32 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise DataError("the file holds no prompt", where=path)
     return prompts
+
+
+def _open(config: Config, open_lm: OpenLM) -> tuple[LM, Endpoint | None]:
+    """The model, as proxy-tuning makes it where experts are given, and the endpoint that it then may stand on."""
+    remotely = config.model.startswith(("http://", "https://"))
+    if not (config.expert or config.anti_expert or remotely or config.alpha != 1):
+        return open_lm(config.model), None
+    if not (config.expert and config.anti_expert):
+        what = "proxy-tuning, with an endpoint or an alpha, needs both --expert and --anti-expert"
+        raise ConfigError(what, where="luban generate")
+    from luban.inference.endpoint import Endpoint
+    from luban.inference.proxy import proxied
+
+    expert, anti_expert = (cast("LocalLM", open_lm(name)) for name in (config.expert, config.anti_expert))
+    if not remotely:
+        base = cast("LocalLM", open_lm(config.model))
+        return proxied(base, expert, anti_expert, alpha=config.alpha), None
+    remote = Endpoint(config.model, expert.tokenizer, context=expert.context, top=config.top_logprobs)
+    return proxied(remote, expert, anti_expert, alpha=config.alpha), remote
+
+
+def _told(shares: Sequence[float]) -> dict[str, float]:
+    """How much of a remote model's probability its candidates had, on average; the rest could not be chosen."""
+    told = sum(shares) / len(shares)
+    print(f"the endpoint's candidates had {told:.1%} of its probability on average", file=sys.stderr)
+    return {"told": told}
 
 
 def _prompt_in(line: str, *, where: str) -> str:

@@ -103,6 +103,9 @@ def write_model(
 ) -> None:
     """Write the weights under `names`, and `entries` as `config.json`; see `save`."""
     parameters = dict(model.named_parameters())
+    if any(parameter.dtype == torch.uint8 for parameter in parameters.values()):
+        what = "some of the model's weights are quantised, and a model folder holds floats"
+        raise ModelError(what, where=folder, hint="save its adapter, or merge it first")
     stored = plan(names, parameters)
     require_space(folder, sum(parameter.nbytes for parameter in parameters.values()))
     shards = _shards(stored, parameters, shard_bytes)

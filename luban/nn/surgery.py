@@ -7,7 +7,7 @@ what they are (`own_parameters`). Several parts of different names may stand in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,6 +83,13 @@ def detach(layer: Any, name: str) -> None:
         for hook in layer.__dict__.pop("attached_hooks"):
             hook.remove()
         del layer.attached
+
+
+def put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Let each of `layers` stand where the model has the module of its name."""
+    for name, layer in layers.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer)
 
 
 def parts(model: nn.Module, name: str | None = None) -> Iterator[tuple[str, Any, Part]]:

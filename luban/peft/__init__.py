@@ -2,16 +2,135 @@
 
 from __future__ import annotations
 
-from luban.peft import lora
+from luban.peft import (
+    adalora,
+    bottleneck,
+    child,
+    ia3,
+    increlora,
+    lora,
+    lora_fa,
+    prefix,
+    prepended,
+    prompts,
+    qlora,
+    relora,
+    select,
+    smallest,
+)
 from luban.peft.adapter import Method
 
 METHODS = {
+    "bottleneck": Method(
+        config=bottleneck.BottleneckConfig,
+        apply=bottleneck.apply,
+        peft_type=None,
+        summary="two thin layers after, or beside, attention and MLP",
+        paper="Houlsby et al. 2019, arXiv:1902.00751; He et al. 2022, arXiv:2110.04366",
+    ),
+    "bitfit": Method(
+        config=select.BitFitConfig,
+        apply=select.apply_bitfit,
+        peft_type=None,
+        summary="the model's own biases, and its norms if asked for",
+        paper="Ben Zaken et al. 2022, arXiv:2106.10199",
+    ),
+    "last_blocks": Method(
+        config=select.LastBlocksConfig,
+        apply=select.apply_last_blocks,
+        peft_type=None,
+        summary="the model's last blocks",
+        paper="Howard and Ruder 2018, arXiv:1801.06146, section 3.3, without its unfreezing",
+    ),
+    "smallest": Method(
+        config=smallest.SmallestConfig,
+        apply=smallest.apply,
+        peft_type=None,
+        summary="the smallest weights of each matrix",
+        paper="Liao et al. 2023, arXiv:2305.16742",
+    ),
+    "child_tuning": Method(
+        config=child.ChildTuningConfig,
+        apply=child.apply,
+        peft_type=None,
+        summary="all weights, each step a random or a chosen part of them",
+        paper="Xu et al. 2021, arXiv:2109.05687",
+    ),
     "lora": Method(
         config=lora.LoraConfig,
         apply=lora.apply,
         peft_type="LORA",
         summary="a low-rank change of chosen layers",
         paper="Hu et al. 2022, arXiv:2106.09685",
+    ),
+    "lora_fa": Method(
+        config=lora_fa.LoraFaConfig,
+        apply=lora_fa.apply,
+        peft_type="LORA",
+        summary="LoRA that trains only B: less memory for activations",
+        paper="Zhang et al. 2023, arXiv:2308.03303",
+    ),
+    "relora": Method(
+        config=relora.ReLoraConfig,
+        apply=relora.apply,
+        peft_type=None,
+        summary="LoRA merged and begun again every so many steps: a change of high rank",
+        paper="Lialin et al. 2023, arXiv:2307.05695",
+    ),
+    "increlora": Method(
+        config=increlora.IncreLoraConfig,
+        apply=increlora.apply,
+        peft_type="LORA",
+        summary="LoRA whose ranks grow where the loss feels them most",
+        paper="Zhang et al. 2023, arXiv:2308.12043",
+    ),
+    "adalora": Method(
+        config=adalora.AdaLoraConfig,
+        apply=adalora.apply,
+        peft_type="ADALORA",
+        summary="a low-rank change whose ranks move to the layers that need them",
+        paper="Zhang et al. 2023, arXiv:2303.10512",
+        ignored=adalora.TOLD_OTHERWISE,
+    ),
+    "ia3": Method(
+        config=ia3.Ia3Config,
+        apply=ia3.apply,
+        peft_type="IA3",
+        summary="a factor for each number of keys, values and the MLP's middle",
+        paper="Liu et al. 2022, arXiv:2205.05638",
+        ignored=("feedforward_modules", "init_ia3_weights"),
+        read=ia3.read,
+    ),
+    "qlora": Method(
+        config=qlora.QloraConfig,
+        apply=qlora.apply,
+        peft_type="LORA",
+        summary="a low-rank change of a model kept in four bits",
+        paper="Dettmers et al. 2023, arXiv:2305.14314",
+    ),
+    "prompt_tuning": Method(
+        config=prompts.PromptTuningConfig,
+        apply=prompts.apply_prompt_tuning,
+        peft_type="PROMPT_TUNING",
+        summary="embeddings of no word that are read before every text",
+        paper="Lester et al. 2021, arXiv:2104.08691",
+        ignored=prompts.PROMPT_IGNORED,
+    ),
+    "p_tuning": Method(
+        config=prompts.PTuningConfig,
+        apply=prompts.apply_p_tuning,
+        peft_type="P_TUNING",
+        summary="the same, made by a small network while they learn",
+        paper="Liu et al. 2021, arXiv:2103.10385",
+        ignored=prepended.SHAPES,
+    ),
+    "prefix_tuning": Method(
+        config=prefix.PrefixTuningConfig,
+        apply=prefix.apply,
+        peft_type="PREFIX_TUNING",
+        summary="keys and values of no word before every text, in every layer",
+        paper="Li and Liang 2021, arXiv:2101.00190",
+        ignored=(*prepended.SHAPES, "init_weights"),
     ),
 }
 """By name, as `peft.method` of a stage gives it."""

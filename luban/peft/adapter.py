@@ -1,12 +1,15 @@
 """What every method has in common: fewer trained weights on a model that stays as it is.
 
 A method is one file: its config, and a function that applies it to a model and returns an `Adapter`. The stage that
-trains calls the adapter's four moments (`loss`, `after_backward`, `before_step`, `after_step`); most methods need none.
+trains calls the adapter's moments (`before_training`, `loss`, `after_backward`, `after_step`); most methods need none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from luban.errors import ConfigError
 from luban.nn import surgery
+from luban.nn.quantize import dequantise, is_quantised
 from luban.nn.surgery import Part, own_parameters
 
 
@@ -34,6 +38,10 @@ class Mergeable(Stored):
         """What it adds to `layer.weight`, for a share of 1."""
         raise NotImplementedError
 
+    def bias_delta(self, layer: Any) -> Tensor | None:  # noqa: ARG002 - most leave the bias as it is
+        """What it adds to `layer.bias`, for a share of 1; None for nothing."""
+        return None
+
 
 class Adapter:
     """A method applied to `model` under a name; the trained weights stand in the model, as attached parts."""
@@ -41,7 +49,14 @@ class Adapter:
     def __init__(self, model: Any, method: str, config: Any, *, name: str = "default") -> None:
         self.model, self.method, self.config, self.name = model, method, config, name
         self.unmerged: dict[str, Tensor] = {}
-        """The weights of layers, by name, as they were before `merge`."""
+        """The weights of layers, and biases that change, by name, as they were before `merge`."""
+        self.packed: Mapping[str, nn.Module] = {}
+        """The quantised layers that `merge` replaced by plain ones."""
+
+    @property
+    def places(self) -> int:
+        """How many places of the model's window it takes from every text."""
+        return 0
 
     def parts(self) -> dict[str, tuple[Any, Part]]:
         """Each layer it works in, by name, with the layer and the part."""
@@ -52,6 +67,13 @@ class Adapter:
         return {
             place: part.tensors() for place, (_, part) in self.parts().items() if isinstance(part, Stored)
         }
+
+    def entries(self, names: Mapping[str, str]) -> dict[str, Any]:  # noqa: ARG002 - some name layers
+        """What `adapter_config.json` says of it; `names` has the files' name of each layer."""
+        return dataclasses.asdict(self.config)
+
+    def fit(self, held: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take the shapes of a file's tensors, as `tensors` has them, before they are filled in."""
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that are trained, by name."""
@@ -67,13 +89,21 @@ class Adapter:
     def merge(self, share: float = 1.0, *, for_good: bool = False) -> None:
         """Put `share` of the change into the layers' weights and let the parts rest; raises ConfigError if it cannot.
 
-        The weights as they were are kept for `unmerge`; `for_good` saves that memory and takes the parts off.
+        The weights as they were are kept for `unmerge`; `for_good` saves that memory and takes the parts off. Quantised
+        layers become plain ones: the model can then be saved.
         """
         assert not self.unmerged, "merged already"
-        for place, (layer, part) in self._mergeable().items():
-            if not for_good:
-                self.unmerged[place] = layer.weight.clone()
-            layer.weight += share * part.delta(layer).to(layer.weight.dtype)
+        self.mergeable()
+        packed = dequantise(self.model)
+        self.packed = {} if for_good else packed
+        self.model.__dict__.setdefault("merged", []).extend([] if for_good else [self.name])
+        for place, (layer, part) in self.mergeable().items():
+            changes = {"weight": part.delta(layer), "bias": part.bias_delta(layer)}
+            for own, change in changes.items():
+                if change is not None:
+                    weight = getattr(layer, own)
+                    self.unmerged |= {} if for_good else {f"{place}.{own}": weight.clone()}
+                    weight.copy_(weight + share * change)  # rounded once
             part.share = 0.0
             if for_good:
                 surgery.detach(layer, self.name)
@@ -81,11 +111,19 @@ class Adapter:
     @torch.no_grad()
     def unmerge(self) -> None:
         """Take a merged change out of the weights again, to the bit; nothing if there is none."""
-        for place, (layer, part) in self.parts().items() if self.unmerged else ():
-            layer.weight.copy_(self.unmerged.pop(place))
+        if self.unmerged:
+            assert self.model.merged.pop() == self.name, "unmerge the last merged first"
+        for _, part in self.parts().values() if self.unmerged else ():
             part.share = 1.0
+        while self.unmerged:
+            name, before = self.unmerged.popitem()
+            place, _, own = name.rpartition(".")
+            getattr(self.model.get_submodule(place), own).copy_(before)
+        surgery.put(self.model, self.packed)
+        self.packed = {}
 
-    def _mergeable(self) -> dict[str, tuple[Any, Mergeable]]:
+    def mergeable(self) -> dict[str, tuple[Any, Mergeable]]:
+        """`parts`, after a check that merging them changes what they change and nothing else; else ConfigError."""
         found = {
             place: (layer, part)
             for place, (layer, part) in self.parts().items()
@@ -94,7 +132,16 @@ class Adapter:
         if not found or len(found) < len(self.parts()):
             what = f"{self.method} computes what no single weight does: it cannot be merged"
             raise ConfigError(what, where="merge")
+        head = getattr(self.model, "head", None)
+        shared = getattr(head, "weight", None)
+        for place, (layer, _) in found.items():
+            if shared is not None and head is not layer and shared is layer.weight:
+                what = f"the weight of '{place}' is the head's too: merging would change the head"
+                raise ConfigError(what, where="merge", hint="untie the head, or adapt other layers")
         return found
+
+    def before_training(self, batches: Iterable[Any], objective: Callable[[Any, Any], Any]) -> None:
+        """Look at some of the data before step 1; `objective` is the stage's, `(model, batch) -> Step`."""
 
     def loss(self) -> Tensor | None:
         """What training minimises beside the task's loss, per target; None for nothing."""
@@ -105,6 +152,10 @@ class Adapter:
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
         """Change weights or the optimizer after step `step` (from 1) of `steps`."""
+
+    def rate_factor(self, step: int, steps: int) -> float:  # noqa: ARG002 - for methods with a schedule of their own
+        """What the learning rate of step `step` (from 1) of `steps` is multiplied by."""
+        return 1.0
 
     def state(self) -> dict[str, Any]:
         """What an exact resume needs beside the weights; JSON."""
@@ -125,6 +176,10 @@ class Method:
     """How `adapter_config.json` calls it; None where `peft` does not know it."""
     summary: str
     paper: str
+    ignored: tuple[str, ...] = ()
+    """Entries of `peft`'s for it that say nothing we need."""
+    read: Callable[[Mapping[str, Mapping[str, Tensor]]], dict[str, Any]] = lambda _: {}
+    """Settings that the file's tensors tell, by our layers and the ends of their names."""
 
 
 def freeze(model: nn.Module) -> None:
@@ -144,9 +199,27 @@ def attach_all(model: Any, patterns: Sequence[str], kinds: tuple[type[nn.Module]
         raise ConfigError(
             "the head cannot have an adapter: its weight is used directly", where="target_modules"
         )
+    made = {place: make(layer) for place, layer in found.items()}  # first, as it may refuse a layer
     freeze(model)
-    for layer in found.values():
-        surgery.attach(layer, name, make(layer).to(layer.weight.device))
+    for place, layer in found.items():
+        device = next(itertools.chain(layer.parameters(), layer.buffers())).device
+        surgery.attach(layer, name, made[place].to(device))
+
+
+def base_hash(model: nn.Module) -> str:
+    """A name for the model's own weights, as they are without adapters: each one's name, shape and a few values.
+
+    Of a quantised model, the name of what was quantised (`qlora.apply` writes it down): adapters go on either.
+    """
+    if is_quantised(model) and (before := getattr(model, "quantised_from", None)):
+        return before
+    digest = hashlib.sha256()
+    with switched_off(model):
+        for name, weight in sorted(own_parameters(model).items()):
+            flat = weight.detach().flatten()
+            few = flat[:: max(1, len(flat) // 256)].bfloat16().float().cpu()  # the same however it was loaded
+            digest.update(f"{name} {tuple(weight.shape)}".encode() + few.numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 @contextmanager

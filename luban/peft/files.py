@@ -1,14 +1,12 @@
 """Adapters on disk as `peft` lays them out: `adapter_config.json` and `adapter_model.safetensors`.
 
 What is written here `peft` reads, and the other way round. Layers have Hugging Face's names there: who calls says
-which (`luban.models.names.module_names`). Several layers that a file of the family fuses (GPT-2's q, k and v) have
-one adapter there; theirs are stacked, exactly, on the way out and shared on the way in.
+which (`luban.models.names.module_names`). Layers that a file of the family fuses have one adapter there (`fused`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,44 +17,55 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from luban.config import build
-from luban.errors import ConfigError, DataError, ModelError, nearest
+from luban.errors import DataError, ModelError, nearest
 from luban.folder import atomic_file, read_json, write_json
-from luban.nn.surgery import own_parameters
 from luban.peft import METHODS
-from luban.peft.adapter import Adapter
+from luban.peft.adapter import Adapter, Method, base_hash
+from luban.peft.fused import own_ranks, split, stacked
+from luban.peft.lora import LoraConfig
+from luban.peft.targets import by_ends
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 BASE_HASH = "luban_base_hash"
 """Our entry beside `peft`'s: what the weights were that the adapter was trained on."""
+METHOD = "luban_method"
+"""Our entry: the method by our name, where its adapters are those of another and the base is not."""
 NEUTRAL = (None, False, "none", "", 0, [], {})
 """What an entry says that changes nothing."""
+HARMLESS = {"init_lora_weights": (True, "gaussian", "orthogonal", "eva")}
+"""What else an entry may say: other ways to draw A and B (PiSSA, OLoRA, LoftQ) change the base as well."""
 IGNORED = {"peft_type", "base_model_name_or_path", "task_type", "target_modules", "inference_mode", "peft_version",
-           "revision", "auto_mapping", "init_lora_weights", "fan_in_fan_out", "megatron_core", "qalora_group_size",
-           "layers_to_transform", "layers_pattern", "exclude_modules", BASE_HASH}  # fmt: skip
+           "revision", "auto_mapping", "fan_in_fan_out", "megatron_core", "qalora_group_size",
+           "layers_to_transform", "layers_pattern", "exclude_modules", BASE_HASH, METHOD}  # fmt: skip
 """Entries that are about how `peft` made the adapter: which layers have one, the tensors tell."""
 
 
 def save(adapter: Adapter, folder: Path, *, names: Mapping[str, str], base: str = "") -> None:
     """Write the adapter; `names` has the files' name of each layer, `base` says where the model came from.
 
-    Raises ConfigError for a method that `peft` does not have, or where it cannot say what this adapter does.
+    Raises ConfigError where `peft` cannot say what this adapter does. A method that `peft` does not have is written
+    under a type that it refuses, with our own names of layers.
     """
-    method = METHODS[adapter.method]
-    if method.peft_type is None:
-        raise ConfigError(f"peft's files cannot hold '{adapter.method}'", hint="merge it into the model")
-    layers = adapter.tensors()
+    assert not adapter.unmerged, "unmerge before saving: the base is not what it was"
+    names = _names(adapter.method, adapter.model, names)
     tensors = {
         f"{PREFIX}{place}.{end}" if place else end: tensor
-        for place, ends in _fused(layers, names).items()
+        for place, ends in stacked(adapter, names).items()
         for end, tensor in ends.items()
     }
-    entries = dataclasses.asdict(adapter.config)
+    entries = adapter.entries(names)
     more: dict[str, Any] = {
-        "peft_type": method.peft_type,
+        "peft_type": _type(adapter.method),
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "target_modules": sorted({names[place].rpartition(".")[2] for place in layers if place}),
+        "target_modules": sorted(
+            # `peft` asks that the layers whose inputs IA3 scales are among them, by the same names.
+            {
+                *by_ends({names[place] for place in adapter.tensors() if place}, names),
+                *entries.get("feedforward_modules", ()),
+            }
+        ),
         BASE_HASH: base_hash(adapter.model),
     }
     with atomic_file(folder / WEIGHTS) as work:
@@ -78,52 +87,17 @@ def load(model: Any, folder: Path, *, names: Mapping[str, str], name: str = "def
         raise ModelError(
             what, where=folder, hint=f"its base was {entries.get('base_model_name_or_path') or 'not named'}"
         )
-    held = _grouped(folder, names)
-    config = _config(METHODS[method].config, entries, tuple(place for place in held if place), folder)
-    adapter = METHODS[method].apply(model, config, name=name)
+    names = _names(method, model, names)
+    written = _written(folder, names)
+    held = split(written, names, model)
+    if issubclass(METHODS[method].config, LoraConfig):
+        entries |= own_ranks(entries, written, held, names, folder / CONFIG)
+    adapter = METHODS[method].apply(model, _config(METHODS[method], entries, held, folder), name=name)
+    adapter.fit(held)
     mine = adapter.tensors()
     for place, ends in mine.items():
         _fill(place, ends, held.get(place, {}), folder)
     return adapter
-
-
-def base_hash(model: nn.Module) -> str:
-    """A name for the model's own weights: of every one its name, shape and a few hundred values."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(own_parameters(model).items()):
-        flat = weight.detach().flatten()
-        few = flat[:: max(1, len(flat) // 256)].float().cpu()
-        digest.update(f"{name} {tuple(weight.shape)}".encode() + few.numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _fused(
-    layers: Mapping[str, Mapping[str, Tensor]], names: Mapping[str, str]
-) -> dict[str, Mapping[str, Tensor]]:
-    """The tensors by the files' names of layers, those of fused layers made one."""
-    members: dict[str, list[str]] = {}
-    for place in layers:
-        members.setdefault(names[place] if place else "", []).append(place)
-    return {theirs: layers[places[0]] if len(_siblings(theirs, names)) <= 1 else _stacked(theirs, layers, names)
-            for theirs, places in members.items()}  # fmt: skip
-
-
-def _siblings(theirs: str, names: Mapping[str, str]) -> list[str]:
-    """Our layers of one of the files' modules, in its order."""
-    return [ours for ours, name in names.items() if name == theirs]
-
-
-def _stacked(
-    theirs: str, layers: Mapping[str, Mapping[str, Tensor]], names: Mapping[str, str]
-) -> dict[str, Tensor]:
-    """Adapters of layers over one input as one of the rank of all: A's on each other, B's along the diagonal."""
-    parts = [layers.get(place) for place in _siblings(theirs, names)]
-    if any(part is None or set(part) != {"lora_A.weight", "lora_B.weight"} for part in parts):
-        what = f"peft's files have one adapter for '{theirs}': all of its layers need a plain LoRA, or none"
-        raise ConfigError(what, where="target_modules")
-    a = [part["lora_A.weight"] for part in parts if part]
-    b = [part["lora_B.weight"] for part in parts if part]
-    return {"lora_A.weight": torch.cat(a), "lora_B.weight": torch.block_diag(*b)}
 
 
 def _entries(folder: Path) -> dict[str, Any]:
@@ -133,40 +107,54 @@ def _entries(folder: Path) -> dict[str, Any]:
         raise ModelError(error.what, where=error.where, hint="an adapter folder has it") from None
 
 
+def _type(method: str) -> str:
+    """What `adapter_config.json` calls a method."""
+    return METHODS[method].peft_type or f"LUBAN_{method.upper()}"
+
+
+def _names(method: str, model: nn.Module, names: Mapping[str, str]) -> Mapping[str, str]:
+    """The files' names of layers: Hugging Face's, but our own for a method that only we read."""
+    if METHODS[method].peft_type:
+        return names
+    return {name: name for name, _ in model.named_modules() if name}
+
+
 def _method(entries: Mapping[str, Any], folder: Path) -> str:
-    known = {method.peft_type: name for name, method in METHODS.items() if method.peft_type}
+    if (ours := entries.get(METHOD)) in METHODS:
+        return str(ours)
+    known = {_type(name): name for name in reversed(METHODS)}  # of one type the first reads it
     told = str(entries.get("peft_type"))
     if told not in known:
         raise ModelError(f"unknown peft_type '{told}'; {nearest(told, known)}", where=folder / CONFIG)
     return known[told]
 
 
-def _config(cls: type[Any], entries: Mapping[str, Any], places: tuple[str, ...], folder: Path) -> Any:
-    fields = {field.name for field in dataclasses.fields(cls)}
+def _config(
+    method: Method, entries: Mapping[str, Any], held: Mapping[str, Mapping[str, Tensor]], folder: Path
+) -> Any:
+    """The method's config, from the entries and from what the tensors tell."""
+    fields = {field.name for field in dataclasses.fields(method.config)} - set(method.ignored)
     for entry, value in entries.items():
-        if entry not in fields | IGNORED and value not in NEUTRAL:
+        harmless = value in NEUTRAL or value in HARMLESS.get(entry, ())
+        if entry not in fields | IGNORED | set(method.ignored) and not harmless:
             raise ModelError(f"entry '{entry}' is {value!r}, which is not supported", where=folder / CONFIG)
     told = {name: entries[name] for name in fields if entries.get(name) is not None}
-    return build(
-        cls,
-        told | ({"target_modules": places} if "target_modules" in fields else {}),
-        where=str(folder / CONFIG),
-    )
+    if "target_modules" in fields:
+        told["target_modules"] = tuple(place for place in held if place)
+    return build(method.config, told | method.read(held), where=str(folder / CONFIG))
 
 
-def _grouped(folder: Path, names: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
-    """The file's tensors by our layer and the end of the name."""
+def _written(folder: Path, names: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
+    """The file's tensors by its name of the layer and the end of theirs."""
     try:
         written = load_file(folder / WEIGHTS)
     except (SafetensorError, FileNotFoundError) as error:
         raise ModelError(f"no readable weights: {error}", where=folder / WEIGHTS) from None
     held: dict[str, dict[str, Tensor]] = {}
     for key, tensor in written.items():
-        if key.endswith(".base_layer.weight"):
-            continue  # a copy of the model's own embedding
-        place, end = _place(key.removeprefix(PREFIX), names, folder)
-        for ours in _siblings(place, names) if place else [""]:
-            held.setdefault(ours, {})[end] = tensor
+        if not key.endswith(".base_layer.weight"):  # a copy of the model's own embedding
+            place, end = _place(key.removeprefix(PREFIX), names, folder)
+            held.setdefault(place, {})[end] = tensor
     return held
 
 
@@ -182,7 +170,7 @@ def _place(key: str, names: Mapping[str, str], folder: Path) -> tuple[str, str]:
 
 
 def _fill(place: str, ends: Mapping[str, Tensor], held: Mapping[str, Tensor], folder: Path) -> None:
-    """Copy what the file holds for a layer into its part; a fused layer's B is this layer's rows of it."""
+    """Copy what the file holds for a layer into its part."""
     if set(held) != set(ends):
         what = f"the adapter of '{place}' holds {sorted(held)}, expected {sorted(ends)}"
         raise ModelError(what, where=folder / WEIGHTS)

@@ -5,9 +5,11 @@ y = W x + (alpha / r) B A x         A [r, inputs] random, B [outputs, r] zero, s
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,11 @@ from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from luban.errors import ConfigError
+from luban.nn import surgery
 from luban.nn.linear import linear
 from luban.peft.adapter import Adapter, Mergeable, attach_all
+from luban.peft.targets import check_patterns, expanded, told
 
 LAYERS = (nn.Linear, nn.Embedding)
 
@@ -32,7 +37,12 @@ class LoraConfig:
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the inputs to A that training leaves out."""
     target_modules: tuple[str, ...] = ("q", "v")
-    """Layers by the ends of their names, as `luban models FOLDER --layers` lists them: q, attention.o, mlp.*, ..."""
+    """Layers by the ends of their names, as `luban models FOLDER --layers` lists them: q, attention.o, mlp.*, ...;
+    `all-linear` is every linear layer but the head."""
+    rank_pattern: Mapping[str, Annotated[int, Ge(1)]] = field(default_factory=dict)
+    """Other ranks for some layers, by pattern (in a config file); the first that fits a layer counts."""
+    alpha_pattern: Mapping[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
+    """Other `lora_alpha` for some layers, by pattern."""
     use_rslora: bool = False
     """Scale by alpha over the root of `r`: large ranks keep learning (Kalajdzievski 2023, arXiv:2312.03732)."""
     use_dora: bool = False
@@ -41,7 +51,15 @@ class LoraConfig:
     @property
     def scale(self) -> float:
         """What B A x is multiplied by."""
-        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+        return self.lora_alpha / rank_share(self.r, root=self.use_rslora)
+
+    def at(self, place: str) -> Self:
+        """The config of one layer: its own rank and alpha."""
+        return dataclasses.replace(
+            self,
+            r=told(self.rank_pattern, place, self.r),
+            lora_alpha=told(self.alpha_pattern, place, self.lora_alpha),
+        )
 
 
 class Lora(Mergeable):
@@ -56,33 +74,50 @@ class Lora(Mergeable):
         self.looks_up = isinstance(layer, nn.Embedding)
         outputs, inputs = layer.weight.shape[::-1] if self.looks_up else layer.weight.shape
         self.scale, self.dropout = config.scale, config.lora_dropout
-        self.a = nn.Parameter(torch.zeros(config.r, inputs))
-        self.b = nn.Parameter(torch.zeros(outputs, config.r))
+        self.a = nn.Parameter(torch.empty(config.r, inputs))
+        self.b = nn.Parameter(torch.empty(outputs, config.r))
+        self.length = nn.Parameter(torch.empty(outputs)) if config.use_dora else None
+        self.start(layer)
+
+    @property
+    def rank(self) -> int:
+        """Columns of B that a file has."""
+        return len(self.a)
+
+    @torch.no_grad()
+    def start(self, layer: Any) -> None:
+        """Draw the weights so that they change nothing yet."""
         if self.looks_up:
-            nn.init.normal_(self.b)
+            self.a.zero_()
+            self.b.normal_()
         else:
             nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
-        length = torch.linalg.vector_norm(layer.weight.detach(), dim=0 if self.looks_up else 1)
-        self.length = nn.Parameter(length.float()) if config.use_dora else None
+            self.b.zero_()
+        if self.length is not None:
+            length = torch.linalg.vector_norm(layer.weight.float(), dim=0 if self.looks_up else 1)
+            self.length.copy_(length)
 
     def after(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
         """See `Part.after`."""
-        change = self._change(x) * (self.scale * self.share)
         if self.length is None:
-            return y + change.to(y.dtype)
+            return y + (self._change(x) * (self.scale * self.share)).to(y.dtype)
         bias = getattr(layer, "bias", None)
         straight = y if bias is None else y - bias
-        turned = self._stretch(layer) * (straight + change.to(y.dtype))
-        return turned if bias is None else turned + bias
+        turned = self._stretch(layer) * (straight + self._change(x) * self.scale)
+        return y + (self.share * (turned - straight)).to(y.dtype)
 
     def delta(self, layer: Any) -> Float[Tensor, "outputs inputs"]:
         """See `Mergeable.delta`."""
-        product = self.scale * (self.b @ self.a)
+        product = self.scale * self.product()
         product = product.t() if self.looks_up else product
         if self.length is None:
             return product
         stretch = self._stretch(layer)
         return (stretch if self.looks_up else stretch[:, None]) * (layer.weight + product) - layer.weight
+
+    def product(self) -> Float[Tensor, "outputs inputs"]:
+        """B A, the change before it is scaled."""
+        return self.b @ self.a
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Stored.tensors`."""
@@ -94,17 +129,97 @@ class Lora(Mergeable):
     def _change(self, x: Tensor) -> Tensor:
         if self.looks_up:
             return linear(F.embedding(x, self.a.t()), self.b)
-        return linear(linear(F.dropout(x.to(self.a.dtype), self.dropout, self.training), self.a), self.b)
+        return linear(linear(self._dropped(x), self.a), self.b)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x.to(self.a.dtype), self.dropout, self.training)
 
     def _stretch(self, layer: Any) -> Float[Tensor, " outputs"]:
         """The learnt length of each output over the one it has; no gradient goes through the latter."""
         assert self.length is not None
-        product = self.scale * self.share * (self.b @ self.a)
-        whole = layer.weight.detach() + (product.t() if self.looks_up else product).detach()
+        product = (self.scale * self.product()).detach()
+        whole = layer.weight.detach() + (product.t() if self.looks_up else product)
         return self.length / torch.linalg.vector_norm(whole, dim=0 if self.looks_up else 1)
 
 
-def apply(model: Any, config: LoraConfig, *, name: str = "default") -> Adapter:
+class LowRank(Adapter):
+    """An adapter whose every part is a `Lora`."""
+
+    def lora(self) -> dict[str, Lora]:
+        """Each layer's part, by the layer's name."""
+        return {place: part for place, (_, part) in self.parts().items() if isinstance(part, Lora)}
+
+    def entries(self, names: Mapping[str, str]) -> dict[str, Any]:
+        """See `Adapter.entries`; ranks and alphas that are not the config's are told by layer."""
+        return super().entries(names) | self.patterns(names, self.config)
+
+    def patterns(self, names: Mapping[str, str], config: LoraConfig) -> dict[str, dict[str, float]]:
+        """The ranks and alphas that are not `config`'s, by the files' names of layers.
+
+        Layers that share a name there are stacked: one adapter of the sum of their ranks, of the first one's scale.
+        """
+        stacks: dict[str, list[Lora]] = {}
+        for place, part in self.lora().items():
+            stacks.setdefault(names[place], []).append(part)
+        ranks = {theirs: sum(part.rank for part in parts) for theirs, parts in stacks.items()}
+        alphas = {
+            theirs: parts[0].scale * rank_share(ranks[theirs], root=config.use_rslora)
+            for theirs, parts in stacks.items()
+        }
+        return {
+            "rank_pattern": {theirs: rank for theirs, rank in ranks.items() if rank != config.r},
+            "alpha_pattern": {
+                theirs: alpha
+                for theirs, alpha in alphas.items()
+                if not math.isclose(alpha, config.lora_alpha)
+            },
+        }
+
+
+def apply(model: Any, config: LoraConfig, *, name: str = "default") -> LowRank:
     """LoRA on the layers of `config.target_modules`; raises ConfigError where a name means none."""
-    attach_all(model, config.target_modules, LAYERS, name, lambda layer: Lora(layer, config))
-    return Adapter(model, "lora", config, name=name)
+    attach_low_rank(model, config, LAYERS, name, Lora)
+    return LowRank(model, "lora", config, name=name)
+
+
+def rank_share(r: int, *, root: bool) -> float:
+    """What alpha is divided by for rank `r`: it, or its root (rsLoRA)."""
+    return math.sqrt(r) if root else r
+
+
+def attach_low_rank(model: Any, config: LoraConfig, kinds: tuple[type[nn.Module], ...], name: str,
+                    make: Callable[[Any, Any], Lora]) -> None:  # fmt: skip
+    """`make(layer, its config)` into each layer that `config` means; see `attach_all`."""
+    patterns = expanded(model, config.target_modules)
+    found = surgery.matching(model, patterns, *kinds)
+    check_patterns(config.rank_pattern, list(found), where="rank_pattern")
+    check_patterns(config.alpha_pattern, list(found), where="alpha_pattern")
+    places = {layer: place for place, layer in found.items()}
+    attach_all(model, patterns, kinds, name, lambda layer: make(layer, config.at(places[layer])))
+
+
+def composed(adapters: Mapping[LowRank, float], *, name: str) -> LowRank:
+    """One adapter that adds the changes of several, each times its share: its rank in a layer is the sum of theirs.
+
+    They stay attached; `nn.surgery.shared(model, {name: 1.0})` lets the new one work alone. Raises ConfigError for
+    DoRA, whose change is no product.
+    """
+    together: dict[str, list[tuple[Lora, float]]] = {}
+    for adapter, share in adapters.items():
+        for place, part in adapter.lora().items():
+            together.setdefault(place, []).append((part, share))
+    if any(part.length is not None for parts in together.values() for part, _ in parts):
+        raise ConfigError("adapters with DoRA cannot be composed", hint="attach them side by side")
+    ranks = {place: sum(part.rank for part, _ in parts) for place, parts in together.items()}
+    r = max(ranks.values())
+    config = LoraConfig(
+        r=r, lora_alpha=r, target_modules=tuple(ranks), rank_pattern=ranks, alpha_pattern=dict(ranks)
+    )
+    made = apply(next(iter(adapters)).model, config, name=name)
+    with torch.no_grad():
+        for place, part in made.lora().items():
+            a, b = (end for end in part.tensors().values())
+            olds = [(*old.tensors().values(), old.scale * share) for old, share in together[place]]
+            a.copy_(torch.cat([old_a for old_a, _, _ in olds]))
+            b.copy_(torch.cat([old_b * scale for _, old_b, scale in olds], dim=1))
+    return made

@@ -175,6 +175,10 @@ class FileTokenizer:
         """The content of `tokenizer.json`."""
         return self._backend.to_str(pretty=True)
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token as the vocabulary spells it, with its id; added tokens included."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
     def marks_answers(self) -> bool:
         """Whether the chat template has generation blocks. Raises TokenizerError if there is none."""
         return self._template(tools=None).marks_answers

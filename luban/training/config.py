@@ -36,6 +36,8 @@ class OptimizerConfig:
     """Added to the root of the second moment."""
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
     """Scale gradients down to this global norm."""
+    paged: bool = False
+    """Keep AdamW's moments in a file (under $LUBAN_HOME) and in memory only while they are used: less, and slower."""
 
 
 @dataclass(frozen=True, kw_only=True)

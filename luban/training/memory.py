@@ -32,6 +32,12 @@ STATE_BYTES: dict[Precision, StateBytes] = {
 
 ACTIVATION_BYTES: dict[Precision, int] = {"mixed": 2, "autocast": 2, "float32": 4}
 
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+"""Bits of a quantised weight: its code, its share of a scale and of the scale's range (4.127); see `nn.quantize`.
+
+Source: Dettmers et al. 2023, section 3 (arXiv:2305.14314); a test holds it to the bytes of a layer.
+"""
+
 CHUNK_TOKENS = 1024
 """Logits exist for so many tokens at a time (`losses.CHUNK_TOKENS`; a test holds them equal)."""
 
@@ -69,6 +75,21 @@ def state_bytes(
     return {
         part: parameters * size / (copies if shared[part] else 1)
         for part, size in zip(shared, sizes, strict=True)
+    }
+
+
+def adapted_bytes(
+    *, quantised: float = 0, kept: float, trained: float, number_bytes: int = 4, paged: bool = False
+) -> dict[str, float]:
+    """Bytes of training a few weights: `quantised` ones in NF4, `kept` ones of `number_bytes` each, frozen both.
+
+    The `trained` ones are float32, with a gradient and two moments, which are in a file where `paged`. Activations
+    are those of the whole model.
+    """
+    return {
+        "weights": quantised * NF4_BITS / 8 + kept * number_bytes + trained * 4,
+        "gradients": trained * 4,
+        "optimizer": 0 if paged else trained * 8,
     }
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from luban.errors import ConfigError
 from luban.training.config import OptimizerConfig
+from luban.training.paged import PagedAdamW
 from luban.training.parallel.norms import is_part
 
 
@@ -20,9 +22,16 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """Fused AdamW over the trainable parameters; only matrices are decayed. `kind` makes it, sharded for example.
 
+    Raises ConfigError where `config` asks for paged moments and `kind` has its own.
+
     Source: Loshchilov and Hutter 2019 (arXiv:1711.05101); no decay of vectors as in GPT-3.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.paged:
+        if kind is not torch.optim.AdamW or any(is_part(parameter) for parameter in trainable):
+            what = "moments that processes share out cannot be paged"
+            raise ConfigError(what, where="setting 'optimizer.paged'", hint="parallel.offload=true")
+        kind = PagedAdamW
     groups = [
         {
             "params": [p for p in trainable if (p.ndim >= 2) == decayed and is_part(p) == part],

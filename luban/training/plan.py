@@ -60,7 +60,7 @@ class Config(DeviceConfig):
     """Forward passes per optimizer step, on this machine."""
     max_length: Annotated[int, Ge(0)] = 0
     """Tokens per row; 0 means 256 on this machine and the model's window, up to 8192, on a cluster."""
-    compile: bool = LoopConfig.compile
+    compile: bool = False
     """Plan for `loop.compile`, on this machine."""
     gradient_checkpointing: bool = LoopConfig.gradient_checkpointing
     """Plan for `loop.gradient_checkpointing`, on this machine."""

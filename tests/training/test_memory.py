@@ -14,8 +14,16 @@ from luban.models import FAMILIES, hf
 from luban.models.base import Shape
 from luban.models.llama import LlamaConfig
 from luban.nn import spans
+from luban.nn.quantize import quantise, weight_bytes
 from luban.training import losses, memory
-from luban.training.memory import Block, Precision, activation_bytes, block_numbers, state_bytes
+from luban.training.memory import (
+    Block,
+    Precision,
+    activation_bytes,
+    adapted_bytes,
+    block_numbers,
+    state_bytes,
+)
 from luban.training.saved import saved_by, training_bytes
 from luban.training.sizes import count, sizes_of
 
@@ -182,3 +190,21 @@ def test_a_real_run_takes_the_planned_memory(compiled: bool) -> None:
     assert measured("S", rows=rows // 2, compiled=compiled, steps=2) == pytest.approx(
         planned["total"], rel=0.1
     )
+
+
+def test_a_quantised_model_takes_the_bytes_that_its_layers_do() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(256, 512, bias=False), torch.nn.LayerNorm(512))
+    before = weight_bytes(model)["kept"] // 4
+    quantise(model)
+    kept = weight_bytes(model)["kept"] // 4
+    predicted = adapted_bytes(quantised=before - kept, kept=kept, trained=0)["weights"]
+    mean = 4  # of a layer's scales
+    assert sum(weight_bytes(model).values()) == predicted + mean
+
+
+def test_qlora_of_65_billion_weights_fits_into_48_gb_and_full_training_needs_more_than_780() -> None:
+    # Dettmers et al. 2023, section 1: 65B, r = 64 on all linear layers is about 0.8 billion trained weights.
+    qlora = adapted_bytes(quantised=64.7e9, kept=0.5e9, trained=0.8e9, number_bytes=2, paged=True)
+    assert sum(qlora.values()) < 48 * GB
+    assert sum(state_bytes(65.2e9).values()) > 780 * GB
