@@ -22,7 +22,8 @@ from luban.native import build
 SHORTEST, LONGEST = 16, 8192
 """Rows between which the kernel's buffers, a block of queries against the whole row, stay in a core's cache."""
 
-_PLAIN = (Tensor, nn.Parameter)
+PLAIN = {Tensor, nn.Parameter}
+"""Kinds of tensors with memory of their own; who traces the code on fakes adds its kind for that while."""
 
 
 class _Place(ctypes.Structure):
@@ -50,7 +51,7 @@ def suits(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return (
         q.dtype == torch.float32 == k.dtype == v.dtype
         and q.is_cpu
-        and all(type(part) in _PLAIN for part in (q, k, v))
+        and all(type(part) in PLAIN for part in (q, k, v))
         and q.shape[-1] % 16 == 0
         and SHORTEST <= q.shape[2] == k.shape[2] <= LONGEST
         and not torch.is_autocast_enabled("cpu")

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from luban.data.batch import Batch
 from luban.models import FAMILIES, hf
 from luban.training.cluster_plan import energy_mwh
 from luban.training.clusters.cluster import Cluster
-from luban.training.config import OptimizerConfig
 from luban.training.flops import body_parameters, training_flops_per_token
-from luban.training.optim import adamw
 from luban.training.saved import training_bytes
 from luban.training.sizes import count
-from luban.training.step import Accumulated, Updater, next_token
+from luban.training.trial import random_batch, updater
 
 if TYPE_CHECKING:
     from luban.training.plan import Config
@@ -104,26 +101,12 @@ def propose(config: Config, cluster: Cluster, *, seconds: float, place: torch.de
 
 def _trial(model_config: Any, config: Config, place: torch.device) -> float:
     """Tokens per second of real training steps, eager, on random tokens."""
-    model = hf.build(model_config, device=place)
-    updater = Updater(adamw(model, OptimizerConfig()), Accumulated(model, next_token()), max_grad_norm=1.0)
-    batch = random_batch(config.per_device_train_batch_size, config.row, config.vocab).to(place)
-    updater.update([batch], learning_rate=0.0)
+    tried = updater(hf.build(model_config, device=place))
+    rows = config.per_device_train_batch_size
+    batch = random_batch(config.vocab, rows=rows, length=config.row, device=place)
+    tried.update([batch], learning_rate=0.0)
     begun, steps = time.perf_counter(), 0
     while time.perf_counter() - begun < TRIAL_S:
-        updater.update([batch], learning_rate=0.0)
+        tried.update([batch], learning_rate=0.0)
         steps += 1
     return steps * config.row_tokens / (time.perf_counter() - begun)
-
-
-def random_batch(rows: int, seq: int, vocab: int) -> Batch:
-    """Random tokens in rows of three documents each, as packing makes them."""
-    tokens = torch.randint(0, vocab, (rows, seq + 1))
-    places = torch.arange(seq).expand(rows, seq)
-    return Batch(
-        tokens=tokens[:, :-1],
-        targets=tokens[:, 1:].contiguous(),
-        positions=places,
-        documents=places * 3 // seq,
-        ids=[],
-        packed=True,
-    )

@@ -136,12 +136,11 @@ def _states(model: Any, tokens: Tensor) -> Tensor:
 @contextmanager
 def _taken_for_plain() -> Iterator[None]:
     """A block in which attention's own kernel, which knows shapes too, takes fake tensors for the CPU's."""
-    plain = spans._PLAIN
-    spans._PLAIN = (*plain, FakeTensor)
+    spans.PLAIN.add(FakeTensor)
     try:
         yield
     finally:
-        spans._PLAIN = plain
+        spans.PLAIN.discard(FakeTensor)
 
 
 def _without_memory(model: nn.Module) -> None:
