@@ -38,15 +38,14 @@ def measured(name: str, *, rows: int, compiled: bool, steps: int = STEPS) -> int
 
 def train(name: str, rows: int, compiled: bool, steps: int) -> int:
     """Train here and return the peak beyond what was held before."""
-    import torch
 
     from luban import device
     from luban.models import hf
     from luban.models.llama import LlamaConfig
     from luban.training.config import OptimizerConfig
-    from luban.training.local_plan import random_batch
     from luban.training.optim import adamw
     from luban.training.step import Accumulated, Updater, compiled_hidden, next_token
+    from luban.training.trial import random_batch
 
     place = device.start(device.DeviceConfig(device="cpu", threads=1), seed=0)
     before = status("VmRSS")
@@ -54,8 +53,8 @@ def train(name: str, rows: int, compiled: bool, steps: int) -> int:
     objective = next_token(compiled_hidden(model) if compiled else None)
     updater = Updater(adamw(model, OptimizerConfig()), Accumulated(model, objective), max_grad_norm=1.0)
     for _ in range(steps):
-        batch = random_batch(rows, model.config.context, model.config.vocab)
-        updater.update([batch.to(torch.device("cpu"))], learning_rate=1e-4)
+        batch = random_batch(model.config.vocab, rows=rows, length=model.config.context, device=place)
+        updater.update([batch], learning_rate=1e-4)
     return status("VmHWM") - before
 
 

@@ -109,7 +109,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_it_is_written(
 def test_ctrl_c_exits_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
     big = tmp_path / "big.jsonl"
     big.write_text("".join(f'{{"text": "word {n}"}}\n' for n in range(1_000_000)), encoding="utf-8")
-    words = ["data", "prepare", "--data", str(big), "--out", str(tmp_path / "out"), "--part-mb", "2"]
+    words = ["data", "prepare", "--data", str(big), "--out", str(tmp_path / "out"), "--part-mb", "1"]
+    words += ["--workers", "1"]  # slow enough to be met in the middle
     command = [sys.executable, "-m", "luban", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while not list(tmp_path.glob("out/stages/00-text/stats/*.json")):
