@@ -230,5 +230,5 @@ def _peak_bytes(device: torch.device) -> int:
     """The most this process held: on an accelerator its tensors, on the CPU everything, interpreter included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 512
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

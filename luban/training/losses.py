@@ -19,7 +19,7 @@ from luban.machine import tuned
 from luban.nn.linear import linear
 from luban.training.parallel.norms import is_part
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 512
 
 
 def linear_cross_entropy(

@@ -38,7 +38,7 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 Source: Dettmers et al. 2023, section 3 (arXiv:2305.14314); a test holds it to the bytes of a layer.
 """
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 512
 """Logits exist for so many tokens at a time (`losses.CHUNK_TOKENS`; a test holds them equal)."""
 
 LOGIT_COPIES = 3

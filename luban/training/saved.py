@@ -27,7 +27,7 @@ Live tensors of S, blocks and ends: 616 of 794 MB (torch 2.13)."""
 RUNTIME_BYTES = {"eager": 100e6, "compiled": 190e6}
 """What torch itself takes once it trains on a CPU: kernels' code, their scratch, threads; the compiler, if used."""
 
-HEAP_SHARE = 0.29
+HEAP_SHARE = 0.34
 """Memory the C library holds beyond what tensors fill, as a share of those that come and go in a step.
 Fitted, with the two above, to peaks of three shapes, eager and compiled, in `benchmarks/memory.py`."""
 
