@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from luban.folder import read_json, write_json
-from luban.machine import tuned
+from luban.machine import Tuned, tuned
+from luban.models import FAMILIES
 from luban.nn.linear import measure_flops
 from luban.training.config import LoopConfig
 from luban.training.flops import training_flops_per_token
@@ -40,6 +41,8 @@ def compiled(
         return False
     if isinstance(loop.compile, bool):
         return loop.compile
+    if not FAMILIES[laid_out.model.config.model_type].compiles:
+        return False  # nothing to weigh: its objective runs as it is
     path = out / CHOICE
     if world.main and not path.is_file():
         write_json(path, _weigh(loop, laid_out.model.config, steps, device))
@@ -52,14 +55,14 @@ def _weigh(loop: LoopConfig, config: Any, steps: int, device: torch.device) -> d
     tokens = steps * loop.gradient_accumulation_steps * loop.per_device_train_batch_size * loop.max_length
     per_token = training_flops_per_token(config, loop.max_length)
     eager_s = tokens * per_token / (measure_flops(device) * SHARE_OF_PEAK)
-    measured = tuned() if device.type == "cpu" else None
-    gain = (measured.compile_gain if measured else 0) or GAIN.get(device.type, GAIN_ELSEWHERE)
-    takes_s = (measured.compile_s if measured else 0) or COMPILE_S
+    measured = tuned() if device.type == "cpu" else Tuned()
+    gain = measured.compile_gain or GAIN.get(device.type, GAIN_ELSEWHERE)
+    takes_s = measured.compile_s or COMPILE_S
     saves_s = eager_s * (1 - 1 / gain)
     return {
         "compile": saves_s > takes_s,
         "saves_s": round(saves_s, 1),
         "takes_s": round(takes_s, 1),
         "gain": gain,
-        "measured": bool(measured and measured.compile_gain),
+        "measured": measured.compile_gain > 0,
     }

@@ -141,7 +141,6 @@ class Updater:
         self.max_grad_norm = max_grad_norm
         self.guard = guard or Guard(GuardConfig())
         self.scaler = scaler
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def update(self, batches: Sequence[Batch], *, learning_rate: float) -> Update:
         """One step on the sum of `batches`, averaged over all their targets.

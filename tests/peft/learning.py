@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from luban.data.batch import IGNORED, Batch, Origin
 from luban.models import FAMILIES
 from luban.models.names import module_names
 from luban.nn.surgery import own_parameters
+from luban.training.recompute import recompute_blocks
 from luban.training.step import next_token
 
 
@@ -93,6 +95,30 @@ def disturb(adapter: Any, *, by: float = 0.1) -> None:
     with torch.no_grad():
         for weight in adapter.trained().values():
             weight += by * torch.randn_like(weight)
+
+
+def check_recomputing(make: Callable[[], tuple[Any, Any]]) -> None:
+    """Blocks that are computed twice give the gradients of blocks that are not; `make` gives model and adapter."""
+    _, adapter = make()
+    disturb(adapter)
+    expected = gradients(adapter)
+    model, again = make()
+    disturb(again)
+    recompute_blocks(model)
+    for name, gradient in gradients(again).items():
+        assert gradient.norm() > 0
+        torch.testing.assert_close(gradient, expected[name], atol=1e-7, rtol=1e-5)
+
+
+def check_bfloat16_base(model: Any, adapter: Any) -> None:
+    """On a base in bfloat16 float32 weights are trained, and the model computes about the same."""
+    disturb(adapter)
+    expected = model(tokens())
+    for weight in own_parameters(model).values():
+        weight.data = weight.data.bfloat16()
+    assert model(tokens()).dtype == torch.bfloat16
+    torch.testing.assert_close(model(tokens()).float(), expected, atol=0.1, rtol=0.1)
+    assert {gradient.dtype for gradient in gradients(adapter).values()} == {torch.float32}
 
 
 def count(adapter: Any) -> int:

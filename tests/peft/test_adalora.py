@@ -13,13 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from luban.errors import ConfigError
 from luban.models import hf
-from luban.nn import surgery
 from luban.peft import files
 from luban.peft.adalora import AdaLora, AdaLoraConfig, Importance, apply
-from luban.training.recompute import recompute_blocks
 from tests import tiny
 from tests.peft import learning
-from tests.peft.learning import disturb, gradients, names_of, tokens
+from tests.peft.learning import disturb, names_of, tokens
 
 OURS = {"a": "lora_A", "b": "lora_B", "e": "lora_E"}
 
@@ -161,26 +159,11 @@ def test_a_schedule_without_a_step_to_fall_is_refused() -> None:
 
 
 def test_blocks_that_are_computed_twice_give_the_same_gradients() -> None:
-    _, adapter = model_and_adapter()
-    disturb(adapter)
-    expected = gradients(adapter)
-    model, again = model_and_adapter()
-    disturb(again)
-    recompute_blocks(model)
-    for name, gradient in gradients(again).items():
-        assert gradient.norm() > 0
-        torch.testing.assert_close(gradient, expected[name], atol=1e-7, rtol=1e-5)
+    learning.check_recomputing(model_and_adapter)
 
 
 def test_on_a_base_in_bfloat16_float32_weights_are_trained() -> None:
-    model, adapter = model_and_adapter()
-    disturb(adapter)
-    expected = model(tokens())
-    for weight in surgery.own_parameters(model).values():
-        weight.data = weight.data.bfloat16()
-    assert model(tokens()).dtype == torch.bfloat16
-    torch.testing.assert_close(model(tokens()).float(), expected, atol=0.1, rtol=0.1)
-    assert {gradient.dtype for gradient in gradients(adapter).values()} == {torch.float32}
+    learning.check_bfloat16_base(*model_and_adapter())
 
 
 def oracle_of(folder: Path, adapter: AdaLora, **changes: Any) -> Any:

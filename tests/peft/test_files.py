@@ -8,25 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from luban.errors import ConfigError, ModelError
-from luban.models import FAMILIES, hf
-from luban.models.names import module_names
-from luban.nn.surgery import own_parameters
+from luban.models import hf
 from luban.peft import files
 from luban.peft.lora import LoraConfig, LowRank, apply
 from luban.peft.targets import own_patterns
 from tests import tiny
-
-
-def names_of(model: Any) -> dict[str, str]:
-    return module_names(FAMILIES[model.config.model_type].names, own_parameters(model))
-
-
-def tokens() -> Tensor:
-    return torch.randint(0, 384, (2, 9), generator=torch.Generator().manual_seed(1))
+from tests.peft.learning import names_of, tokens
 
 
 def trained(folder: Path, family: Any = tiny.llama, **changes: Any) -> tuple[Any, Any]:

@@ -14,10 +14,9 @@ from luban.models import hf
 from luban.nn import surgery
 from luban.peft import files
 from luban.peft.ia3 import Ia3Config, apply
-from luban.training.recompute import recompute_blocks
 from tests import tiny
 from tests.peft import learning
-from tests.peft.learning import disturb, gradients, names_of, tokens
+from tests.peft.learning import disturb, names_of, tokens
 
 
 def model_and_adapter(base: Path | None = None, **changes: Any) -> tuple[Any, Any]:
@@ -90,26 +89,11 @@ def test_inputs_are_scaled_only_of_layers_that_are_targets() -> None:
 
 
 def test_blocks_that_are_computed_twice_give_the_same_gradients() -> None:
-    _, adapter = model_and_adapter()
-    disturb(adapter)
-    expected = gradients(adapter)
-    model, again = model_and_adapter()
-    disturb(again)
-    recompute_blocks(model)
-    for name, gradient in gradients(again).items():
-        assert gradient.norm() > 0
-        torch.testing.assert_close(gradient, expected[name], atol=1e-7, rtol=1e-5)
+    learning.check_recomputing(model_and_adapter)
 
 
 def test_on_a_base_in_bfloat16_float32_weights_are_trained() -> None:
-    model, adapter = model_and_adapter()
-    disturb(adapter)
-    expected = model(tokens())
-    for weight in surgery.own_parameters(model).values():
-        weight.data = weight.data.bfloat16()
-    assert model(tokens()).dtype == torch.bfloat16
-    torch.testing.assert_close(model(tokens()).float(), expected, atol=0.1, rtol=0.1)
-    assert {gradient.dtype for gradient in gradients(adapter).values()} == {torch.float32}
+    learning.check_bfloat16_base(*model_and_adapter())
 
 
 @pytest.mark.slow

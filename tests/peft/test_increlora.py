@@ -14,8 +14,8 @@ from luban.models import hf
 from luban.peft import files, increlora
 from luban.peft.increlora import EARLY, IncreLora, IncreLoraConfig
 from tests import tiny
-from tests.peft.test_files import names_of
-from tests.peft.test_lora import disturb, tokens, train
+from tests.peft.learning import disturb, names_of, tokens
+from tests.peft.test_lora import train
 
 LAYERS = 4  # q and down of two blocks
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from luban.errors import ConfigError
 from luban.nn import surgery
@@ -16,12 +15,9 @@ from luban.peft.adapter import switched_off
 from luban.peft.lora import LoraConfig, apply, composed
 from luban.training.recompute import recompute_blocks
 from tests import tiny
+from tests.peft.learning import disturb, tokens
 
 TARGETS = ("q", "v", "down", "embedding")
-
-
-def tokens() -> Tensor:
-    return torch.randint(0, 384, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
 def model_and_adapter(name: str = "default", **changes: Any) -> tuple[Any, Any]:
@@ -29,13 +25,6 @@ def model_and_adapter(name: str = "default", **changes: Any) -> tuple[Any, Any]:
     model = tiny.llama()
     adapter = apply(model, LoraConfig(r=3, target_modules=TARGETS, **changes), name=name)
     return model, adapter
-
-
-def disturb(adapter: Any) -> None:
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for weight in adapter.trained().values():
-            weight += 0.1 * torch.randn_like(weight)
 
 
 @pytest.mark.parametrize("dora", [False, True])

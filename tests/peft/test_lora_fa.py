@@ -14,12 +14,8 @@ from luban.models import hf
 from luban.nn.surgery import own_parameters
 from luban.peft import files, lora, lora_fa
 from tests import tiny
-from tests.peft.test_files import names_of
+from tests.peft.learning import names_of, tokens
 from tests.peft.test_lora import train
-
-
-def tokens() -> Tensor:
-    return torch.randint(0, 384, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
 def kept_bytes(method: Any, config: Any) -> int:

@@ -8,28 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from luban.data.batch import Batch
 from luban.errors import ConfigError
-from luban.models import FAMILIES, hf
-from luban.models.names import module_names
+from luban.models import hf
 from luban.nn.quantize import Nf4Linear, dequantise, is_quantised, quantise
-from luban.nn.surgery import own_parameters, parts
+from luban.nn.surgery import parts
 from luban.peft import files
 from luban.peft.adapter import switched_off
 from luban.peft.qlora import Qlora, QloraConfig, apply
 from luban.training.recompute import recompute_blocks
 from luban.training.step import next_token
 from tests import tiny
-
-
-def tokens() -> Tensor:
-    return torch.randint(0, 384, (2, 9), generator=torch.Generator().manual_seed(1))
-
-
-def names_of(model: Any) -> dict[str, str]:
-    return module_names(FAMILIES[model.config.model_type].names, own_parameters(model))
+from tests.peft.learning import names_of, tokens
 
 
 def model_and_adapter(**changes: Any) -> tuple[Any, Qlora]:

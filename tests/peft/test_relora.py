@@ -15,8 +15,8 @@ from luban.nn.surgery import own_parameters
 from luban.peft import files, relora
 from luban.peft.relora import ReLoraConfig
 from tests import tiny
-from tests.peft.test_files import names_of
-from tests.peft.test_lora import tokens, train
+from tests.peft.learning import names_of, tokens
+from tests.peft.test_lora import train
 
 
 def applied(**changes: Any) -> tuple[Any, relora.ReLora]:

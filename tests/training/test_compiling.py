@@ -45,3 +45,10 @@ def test_a_run_that_goes_on_keeps_its_choice(tmp_path: Path) -> None:
     write_json(tmp_path / CHOICE, {"compile": True})
     assert chosen(tmp_path, steps=1)
     assert not chosen(tmp_path, steps=1, wanted=False)
+
+
+def test_a_family_that_is_never_compiled_has_nothing_to_weigh(tmp_path: Path) -> None:
+    laid_out = spread(tiny.mamba(), ALONE, ParallelConfig())
+    where = {"out": tmp_path, "steps": 10_000_000, "device": torch.device("cpu")}
+    assert not compiled(LoopConfig(max_length=64), laid_out, ALONE, **where)
+    assert not (tmp_path / CHOICE).exists()
