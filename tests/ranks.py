@@ -11,7 +11,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -35,7 +35,8 @@ LIMIT_S = 240
 def run_ranks(size: int, task: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `task(*arguments)` returns on each of `size` ranks, started as torchrun starts them (its environment).
 
-    `task` is a function of a test module; it opens its world with `joined`. The first rank that fails, fails all.
+    `task` is a function of a test module; it opens its world with `joined`, once: a second world's ranks could meet
+    the first one's store, which listens at the same port. The first rank that fails, fails all.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,7 +52,7 @@ def run_ranks(size: int, task: Callable[..., Any], *arguments: Any) -> list[Any]
         ends.append(ours)
         ranks.append(process)
     try:
-        return [_result(end, rank) for rank, end in enumerate(ends)]
+        return _results(ends)
     finally:
         for process in ranks:
             process.join(timeout=5)
@@ -86,8 +87,14 @@ def _rank(
         end.send((False, traceback.format_exc()))
 
 
-def _result(end: Connection, rank: int) -> Any:
-    assert end.poll(LIMIT_S), f"rank {rank} said nothing for {LIMIT_S} s"
-    fine, value = end.recv()
-    assert fine, f"rank {rank} failed:\n{value}"
-    return value
+def _results(ends: list[Connection]) -> list[Any]:
+    """What each rank sent, heard in the order in which they speak, as one that failed leaves the others waiting."""
+    told: dict[int, Any] = {}
+    while waiting := {end: rank for rank, end in enumerate(ends) if rank not in told}:
+        ready = wait(list(waiting), LIMIT_S)
+        assert ready, f"ranks {sorted(waiting.values())} said nothing for {LIMIT_S} s"
+        for end in ready:
+            rank = waiting[end]
+            fine, told[rank] = end.recv()
+            assert fine, f"rank {rank} failed:\n{told[rank]}"
+    return [told[rank] for rank in range(len(ends))]

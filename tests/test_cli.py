@@ -109,10 +109,16 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_it_is_written(
 def test_ctrl_c_exits_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
     big = tmp_path / "big.jsonl"
     big.write_text("".join(f'{{"text": "word {n}"}}\n' for n in range(1_000_000)), encoding="utf-8")
-    words = ["data", "prepare", "--data", str(big), "--out", str(tmp_path / "out"), "--part-mb", "1"]
-    words += ["--workers", "1"]  # slow enough to be met in the middle
+    words = ["data", "prepare", "--data", str(big), "--out", str(tmp_path / "out"), "--part-mb", "2"]
     command = [sys.executable, "-m", "luban", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(tmp_path.glob("out/stages/00-text/stats/*.json")):
         assert process.poll() is None
         time.sleep(0.01)
