@@ -18,10 +18,11 @@ from luban.inference.generate import generate_tokens, stream_tokens
 from luban.inference.reading import beginnings, read_prompts
 from luban.inference.score import score_tokens, split_pair
 from luban.lm import Conversation, Generation, Sampling, Score
-from luban.models import FAMILIES, Kind, hf
+from luban.models import FAMILIES, Kind
 from luban.models.seq2seq import Seq2Seq
 from luban.nn.attention import Attention
 from luban.nn.mlp import GatedMLP
+from luban.peft.opening import base_of, is_adapter, open_model, places_taken
 from luban.tokenizers import files
 from luban.tokenizers.files import FileTokenizer
 
@@ -35,18 +36,18 @@ SUGGESTIONS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def open_lm(folder: str, device: DeviceConfig | None = None) -> LocalLM:
-    """The language model in an HF folder, ready on the device.
+    """The language model in an HF folder, or in an adapter's folder with its base, ready on the device.
 
-    Raises ModelError that says what is missing if `folder` is not a model folder.
+    Raises ModelError that says what is missing if `folder` is neither.
     """
     path = Path(folder)
     check_folder(path)
     where = start(device or DeviceConfig(), seed=None)
-    model = hf.load(path, device=where).eval()
-    for module in model.modules():
+    model = open_model(path, device=where).eval()
+    for module in model.modules() if not is_adapter(path) else ():  # an adapter works in each layer alone
         if isinstance(module, Attention | GatedMLP):
             module.join()
-    settings_file = path / "generation_config.json"
+    settings_file = (base_of(path) if is_adapter(path) else path) / "generation_config.json"
     settings = read_json(settings_file) if settings_file.is_file() else {}
     return LocalLM(model, files.load(path), name=path.resolve().name, settings=settings)
 
@@ -55,7 +56,8 @@ def check_folder(folder: Path) -> None:
     """Raise ModelError naming what `folder` lacks to be a model folder with a tokenizer."""
     if not folder.is_dir():
         raise ModelError("no such model folder", where=folder, hint="luban fetch NAME brings one here")
-    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    needed = ("tokenizer.json",) if is_adapter(folder) else ("config.json", "tokenizer.json")
+    missing = [name for name in needed if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         missing.append("model.safetensors")
     if missing:
@@ -76,7 +78,7 @@ class LocalLM:
         """`settings` is what `generation_config.json` says; the sampling values in it are only `suggested`."""
         settings = settings or {}
         self.model, self.tokenizer, self.name = model, tokenizer, name
-        self.context: int = model.config.context
+        self.context: int = model.config.context - places_taken(model)
         self.stop_ids = frozenset(tokenizer.stop_ids)
         self.continues = not isinstance(model, Seq2Seq)
         self._before_text = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []

@@ -116,7 +116,9 @@ class Triplets(Mergeable):
         self.felt: dict[str, Importance] = {}
 
     def after(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - see `Part.after`
-        """See `Part.after`."""
+        """See `Part.after`; a layer from which the budget took every triplet changes nothing."""
+        if not len(self.e):
+            return y
         inputs = F.dropout(x.to(self.a.dtype), self.dropout, self.training)
         return y + (linear(linear(inputs, self.a * self.e), self.b) * (self.scale * self.share)).to(y.dtype)
 

@@ -46,6 +46,9 @@ class Mergeable(Stored):
 class Adapter:
     """A method applied to `model` under a name; the trained weights stand in the model, as attached parts."""
 
+    changes_base = False
+    """Whether training changes the model's own weights for good, so that an adapter's file alone is not enough."""
+
     def __init__(self, model: Any, method: str, config: Any, *, name: str = "default") -> None:
         self.model, self.method, self.config, self.name = model, method, config, name
         self.unmerged: dict[str, Tensor] = {}

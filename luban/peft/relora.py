@@ -43,6 +43,7 @@ class ReLora(LowRank):
     the places where the first is small, as a kept first over a pruned second would make a huge step.
     """
 
+    changes_base = True
     config: ReLoraConfig
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:

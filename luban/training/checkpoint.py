@@ -1,6 +1,6 @@
 """Training state on disk: `<out>/checkpoints/step-00001234/`, whole or absent, with pointers to `latest` and `best`.
 
-Each checkpoint is also a model folder in Hugging Face layout. A killed run continues bit for bit: weights,
+Each is also a model folder in Hugging Face layout, or an adapter's. A killed run continues bit for bit: weights,
 optimizer, random generators and the data cursor are all here, and a checkpoint is written under a hidden name
 and renamed, so that a kill in the middle leaves the one before.
 
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,8 +22,11 @@ from luban import device, folder
 from luban.errors import CheckpointError
 from luban.models import hf
 from luban.tokenizers.files import FileTokenizer
-from luban.training.parallel.whole import gathered, optimizer_order, put_weights
+from luban.training.parallel.whole import gathered, optimizer_order
 from luban.training.parallel.world import ALONE, World
+
+if TYPE_CHECKING:
+    from luban.training.learner import Learner
 
 LATEST = "latest"
 BEST = "best"
@@ -39,6 +42,7 @@ def save(
     model: Any,
     optimizer: torch.optim.Optimizer,
     tokenizer: FileTokenizer,
+    learner: Learner,
     state: dict[str, Any],
     limit: int,
     best: int | None = None,
@@ -51,7 +55,7 @@ def save(
     target = at(out, step)
     # Saved twice where a run was stopped: replacing it could lose it.
     if not world.most((target / STATE).is_file()):
-        _write(target, step, model, optimizer, tokenizer, state, world)
+        _write(target, step, model, optimizer, tokenizer, learner, state, world)
     if world.main:
         folder.write_text(target.parent / LATEST, target.name)
         if best is not None:
@@ -74,6 +78,7 @@ def _write(
     model: Any,
     optimizer: torch.optim.Optimizer,
     tokenizer: FileTokenizer,
+    learner: Learner,
     state: dict[str, Any],
     world: World,
 ) -> None:
@@ -82,8 +87,8 @@ def _write(
             folder.require_space(target, _bytes(model, optimizer))
         whole = gathered(model, world)
         if world.main:
-            write_model_folder(work, whole, tokenizer)
-        about = _write_optimizer(work, model, optimizer, world)
+            learner.write(work, whole, tokenizer)
+        about = _write_optimizer(work, model, optimizer, world, divided=learner.divides)
         torch.save(device.random_state(), work / _random_file(world.rank))
         world.wait()
         if world.main:
@@ -108,13 +113,15 @@ def _filled_by_all(target: Path, world: World) -> Iterator[Path]:
 
 
 def _write_optimizer(
-    work: Path, model: Any, optimizer: torch.optim.Optimizer, world: World
+    work: Path, model: Any, optimizer: torch.optim.Optimizer, world: World, *, divided: bool
 ) -> dict[str, Any]:
-    """Write the optimizer's state; returns what `state.json` is to say of it."""
-    if world.size > 1:
+    """Write the optimizer's state, in parts if it is `divided`; returns what `state.json` is to say of it."""
+    if world.size > 1 and divided:
         from luban.training.parallel import states
 
         states.write(work / PARTS, model, optimizer)
+        return {}
+    if not world.main:
         return {}
     torch.save(optimizer.state_dict(), work / "optimizer.pt")
     return {"parameters": optimizer_order(model, optimizer)}
@@ -146,6 +153,7 @@ def load(
     *,
     model: Any,
     optimizer: torch.optim.Optimizer,
+    learner: Learner,
     restore: Callable[[dict[str, Any]], None],
     world: World = ALONE,
 ) -> int:
@@ -157,12 +165,12 @@ def load(
     if world.main:
         _check_files(checkpoint, state["files"])
     world.wait()
-    if world.size == 1 and not (checkpoint / PARTS).is_dir():
-        load_weights(checkpoint, model)
+    restore(state)
+    if not (checkpoint / PARTS).is_dir() and (world.size == 1 or not learner.divides):
+        learner.read(checkpoint, model)
         optimizer.load_state_dict(_read(checkpoint / "optimizer.pt"))
     else:
         _deal_out(checkpoint, state, model, optimizer, world)
-    restore(state)
     _restore_random(checkpoint, state.get("layout"), world)
     return int(state["step"])
 
@@ -178,11 +186,6 @@ def _deal_out(
         return
     moments = _read(checkpoint / "optimizer.pt")
     states.put(states.named(_weights(checkpoint), moments, state["parameters"]), model, optimizer)
-
-
-def load_weights(checkpoint: Path, model: Any) -> None:
-    """Put only the checkpoint's weights into `model`, or into this process's part of it."""
-    put_weights(_weights(checkpoint), model)
 
 
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -28,6 +28,7 @@ from luban.training.best import Best
 from luban.training.config import LoopConfig, OptimizerConfig
 from luban.training.flops import training_flops_per_token
 from luban.training.guard import Guard, SkippedFile
+from luban.training.learner import Learner, Whole
 from luban.training.metrics import Bar, Log, Silent, save_curves
 from luban.training.optim import learning_rate_at
 from luban.training.parallel.spread import Spread, Undivided
@@ -58,6 +59,8 @@ class Fit:
     optimizer: OptimizerConfig
     steps: int
     validate: Validate
+    learner: Learner = field(default_factory=Whole)
+    """What of `model` is trained."""
     sample: Sample | None = None
     sample_steps: frozenset[int] = frozenset()
     world: World = ALONE
@@ -73,9 +76,10 @@ class Fit:
         self.adamw = self.spread.optimizer(self.optimizer)
         self.guard = Guard(self.loop.guard)
         self.scaler = Scaler() if self.dtype == torch.float16 else None
+        asked = in_precision(self.learner.objective(self.objective), self.dtype, self.device)
         self.updater = Updater(
             self.adamw,
-            self.spread.gradients(in_precision(self.objective, self.dtype, self.device)),
+            self.learner.gradients(self.spread.gradients(asked)),
             max_grad_norm=self.optimizer.max_grad_norm,
             guard=self.guard,
             scaler=self.scaler,
@@ -93,6 +97,7 @@ class Fit:
 
         With `loop.load_best` the model holds the best checkpoint's weights afterwards.
         """
+        self._begin()
         first = self._resume()
         if self.world.main:
             self.log = Log(self.out, resumed_at=first, trackers=self.trackers)
@@ -131,10 +136,13 @@ class Fit:
 
     def _advance(self, step: int, batches: Iterator[Any]) -> None:
         rate = learning_rate_at(step - 1, self.steps, self.optimizer)
+        rate *= self.learner.rate_factor(step, self.steps)
         with self.usage.during("loading"):
             taken = [next(batches).to(self.device) for _ in range(self.loop.gradient_accumulation_steps)]
         with self.usage.during("learning"):
             update = self._update(step, taken, rate)
+            if not update.fault:
+                self.learner.after_step(step, self.steps, self.adamw)
         self.usage.count(sum(batch.tokens.numel() for batch in taken) * self.world.dp)
         self.bar.step(step)
         if step % self.loop.logging_steps == 0 or step == self.steps:
@@ -211,7 +219,7 @@ class Fit:
         best = {} if self.best.step is None else {"best_step": self.best.step}
         if not self.loop.load_best or self.best.step is None:
             return {**self.results, **best}
-        checkpoint.load_weights(checkpoint.at(self.out, self.best.step), self.model)
+        self.learner.read(checkpoint.at(self.out, self.best.step), self.model)
         return {**self.best.results, **best}
 
     def _save(self, step: int) -> None:
@@ -222,6 +230,7 @@ class Fit:
                 model=self.model,
                 optimizer=self.adamw,
                 tokenizer=self.tokenizer,
+                learner=self.learner,
                 state=self._state(),
                 limit=self.loop.save_total_limit,
                 best=self.best.step,
@@ -242,8 +251,19 @@ class Fit:
         if newest is None:
             return 0
         return checkpoint.load(
-            newest, model=self.model, optimizer=self.adamw, restore=self._restore, world=self.world
+            newest,
+            model=self.model,
+            optimizer=self.adamw,
+            learner=self.learner,
+            restore=self._restore,
+            world=self.world,
         )
+
+    def _begin(self) -> None:
+        """Let the learner see data before step 1, the same on a resume; the loader does not move by it."""
+        before = self.loader.state()
+        self.learner.begin((batch.to(self.device) for batch in self.loader), self.objective)
+        self.loader.restore(before)
 
     @property
     def _rows(self) -> int:
@@ -260,6 +280,7 @@ class Fit:
             "guard": self.guard.state(),
             "best": self.best.state(),
             "scaler": self.scaler.state() if self.scaler else None,
+            "learner": self.learner.state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -275,6 +296,7 @@ class Fit:
         self.best.restore(state["best"])
         if self.scaler:
             self.scaler.restore(state["scaler"])
+        self.learner.restore(state.get("learner", {}))
 
 
 def finish_model(fit: Fit) -> Path:
@@ -282,7 +304,7 @@ def finish_model(fit: Fit) -> Path:
     whole = gathered(fit.model, fit.world)
     if fit.world.main:
         with atomic_folder(fit.out / "final") as work:
-            checkpoint.write_model_folder(work, whole, fit.tokenizer)
+            fit.learner.finish(work, whole, fit.tokenizer)
     fit.world.wait()
     return fit.out / "final"
 

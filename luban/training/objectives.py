@@ -16,8 +16,14 @@ from luban.training.masked import Vocabulary, masked_tokens
 from luban.training.step import Objective, Step, compiled_hidden, next_token
 
 
+def next_tokens(model: Any, *, compiled: bool, smoothing: float = 0.0) -> Objective:
+    """What a causal model learns: `next_token`, and to use its experts if it has some."""
+    hidden = compiled_hidden(model) if compiled else None
+    return evenly_used(next_token(hidden, smoothing=smoothing), model)
+
+
 def _next_token(model: Any, _tokenizer: FileTokenizer, compiled: bool) -> Objective:
-    return evenly_used(next_token(compiled_hidden(model) if compiled else None), model)
+    return next_tokens(model, compiled=compiled)
 
 
 def _masked(model: Any, tokenizer: FileTokenizer, compiled: bool) -> Objective:

@@ -120,42 +120,29 @@ def _train(
     world: World,
 ) -> dict[str, Any]:
     """What `_run` does with a family that learns by gradients."""
-    from luban.device import seed_copy
     from luban.models import hf
     from luban.models.base import parameter_count
-    from luban.training.compiling import compiled
     from luban.training.free_running import free_running
-    from luban.training.loop import Fit, finish_model
     from luban.training.objectives import objective_for
-    from luban.training.parallel.spread import spread
+    from luban.training.run import train
 
     model = (hf.load(config.model) if config.model else hf.build(shape)).to(place)
     parameters = parameter_count(model)
-    seed_copy(config.seed, world.place("dp"))
-    laid_out = spread(model, world, config.parallel)
-    steps = config.loop.steps(lambda: _loader(config, sources, world, epochs=1).remaining())
-    compiles = compiled(config.loop, laid_out, world, out=config.out, steps=steps, device=place)
-    objective = objective_for(laid_out.model, tokenizer, compiled=compiles)
-    fit = Fit(
+    results = train(
+        config,
         title="pretrain",
-        out=config.out,
-        model=laid_out.model,
+        model=model,
         tokenizer=tokenizer,
-        loader=_loader(config, sources, world, epochs=None),
-        objective=free_running(config.free_running, objective) if config.free_running else objective,
-        loop=config.loop,
-        optimizer=config.optimizer,
-        steps=steps,
-        validate=_validation(config, laid_out.model, laid_out.asked(objective), tokenizer, world),
+        loader=lambda epochs: _loader(config, sources, world, epochs=epochs),
+        objective=lambda model, compiles: objective_for(model, tokenizer, compiled=compiles),
+        learnt=lambda asked: free_running(config.free_running, asked) if config.free_running else asked,
+        validation=lambda model, asked: _validation(config, model, asked, tokenizer, world),
         sample=_sampler(config, open_lm),
-        sample_steps=_sample_steps(config, steps),
+        sample_steps=lambda steps: _sample_steps(config, steps),
         world=world,
-        spread=laid_out,
         device=place,
     )
-    results = {**fit.train(), "steps": steps, "parameters": parameters}
-    finish_model(fit)
-    return results
+    return {**results, "parameters": parameters}
 
 
 def _inputs(config: Config) -> list[Path]:

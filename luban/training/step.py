@@ -54,16 +54,22 @@ OVERFLOW = "the scaled gradient overflowed float16"
 """The fault that is no batch's: the scaler mends it."""
 
 
-def next_token(hidden: Callable[..., Tensor] | None = None) -> Objective:
+def next_token(hidden: Callable[..., Tensor] | None = None, *, smoothing: float = 0.0) -> Objective:
     """The objective of pretraining and SFT: cross-entropy of every unmasked next token.
 
-    Documents packed into a row do not see each other. `hidden` replaces `model.hidden`, compiled for example.
+    Documents packed into a row do not see each other. `hidden` replaces `model.hidden`, compiled for example;
+    `smoothing` spreads that share of each target over the vocabulary, in training only.
     """
 
     def objective(model: Any, batch: Batch) -> Step:
         cache = model.isolate(batch.documents) if batch.packed else None
         states = (hidden or model.hidden)(batch.tokens, batch.positions, cache)
-        loss = linear_cross_entropy(states.flatten(0, 1), model.head.weight, batch.targets.flatten())
+        loss = linear_cross_entropy(
+            states.flatten(0, 1),
+            model.head.weight,
+            batch.targets.flatten(),
+            smoothing=smoothing if torch.is_grad_enabled() else 0.0,
+        )
         return Step(loss, batch.target_count)
 
     return objective
@@ -187,10 +193,8 @@ class Updater:
             self.scaler.passed()
 
     def _clear(self) -> None:
-        # Zeros in the same memory: fresh pages cost more than filling them.
-        for group in self.optimizer.param_groups:
-            if gradients := [p.grad for p in group["params"] if p.grad is not None]:
-                torch._foreach_zero_(gradients)
+        # Their memory is free for the next step's activations; the allocator keeps its pages.
+        self.optimizer.zero_grad()
 
 
 def _named(batches: Sequence[Batch]) -> str:

@@ -34,6 +34,7 @@ def held_out_loss(
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
+        model.eval()  # no dropout, no noise; each step of training says `train` again
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(world.place("dp"))
             steps = [objective(model, batch.to(device)) for batch in kept]

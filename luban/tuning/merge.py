@@ -144,16 +144,16 @@ def with_adapters(
     import torch
 
     from luban.models import FAMILIES, hf
-    from luban.models.names import module_names
     from luban.nn import surgery
     from luban.nn.quantize import is_quantised
     from luban.peft import files
+    from luban.peft.opening import layer_names
 
     model = hf.load(base).eval()
     if (kind_of := FAMILIES[model.config.model_type].kind) not in COMPARED:
         what = f"adapters of a {kind_of} model cannot be merged; those of {' and '.join(COMPARED)} ones can"
         raise ModelError(what, where=base)
-    names = module_names(FAMILIES[model.config.model_type].names, surgery.own_parameters(model))
+    names = layer_names(model)
     loaded = [files.load(model, path, names=names, name=str(number)) for number, path in enumerate(adapters)]
     with torch.no_grad():
         with surgery.shared(model, {item.name: share for item, share in zip(loaded, shares, strict=True)}):

@@ -7,6 +7,7 @@ Whole conversations are packed into rows and do not see each other.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from luban.training.loop import Validate
     from luban.training.parallel.world import World
     from luban.training.step import Objective
+    from luban.tuning.adapted import Adapted
 
     Pair = tuple[np.ndarray, np.ndarray]
 
@@ -57,6 +59,12 @@ class Config(DeviceConfig):
     """What to do with a conversation longer than `loop.max_length`: keep its beginning, or drop it (counted)."""
     packing: bool = True
     """Fill rows with several whole conversations; off gives each its own padded row."""
+    peft: Mapping[str, Any] = field(default_factory=dict)
+    """Tune fewer weights: `peft.method=lora peft.r=8 ...` (docs/tuning.md lists methods and settings)."""
+    neftune_alpha: Annotated[float, Ge(0)] = 0.0
+    """Noise on the embeddings in training (NEFTune; 5 is usual); 0 is none."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of each target that is spread over the whole vocabulary."""
     optimizer: TuningOptimizer = field(default_factory=TuningOptimizer)
     loop: LoopConfig = field(default_factory=LoopConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -82,85 +90,93 @@ def run(config: Config) -> dict[str, Any]:
 def _run(config: Config, place: torch.device, world: World) -> dict[str, Any]:
     from luban import folder
     from luban.data.conversations import read_examples
-    from luban.models import FAMILIES, hf
     from luban.tokenizers.files import load as load_tokenizer
-    from luban.training.architecture import check_fit
     from luban.training.parallel.claim import claim, finish
-    from luban.training.parallel.plans import plan_for
-    from luban.training.parallel.spread import check
-    from luban.training.parallel.stages import check as check_pipeline
 
     inputs = [config.model, *config.data]
     folder.check_out(config.out, stage="sft", config=config, inputs=inputs, free=LAYOUT)
-    check(config.parallel, world)
     tokenizer = load_tokenizer(config.model)
-    shape = hf.load_config(config.model)
-    check_pipeline(shape, config.parallel, micro_batches=config.loop.gradient_accumulation_steps)
-    plan_for(shape, config.parallel.tp)  # raises where its layers cannot be shared out
-    check_fit(shape, tokenizer, max_length=config.loop.max_length)
-    if FAMILIES[shape.model_type].kind != "causal":
-        what = f"'{shape.model_type}' models predict no next token: they are not tuned on conversations"
-        raise ConfigError(what, where="setting 'model'")
+    model, learner = _opened(config, tokenizer, place, world)
     limits = {"max_tokens": config.loop.max_length, "loss_on": config.loss_on, "overlong": config.overlong}
     examples = read_examples(config.data, tokenizer, **limits)
-    train, held_out = _split(config, examples)
+    train, held_out = split(config, examples)
     claim(config.out, world, stage="sft", config=config, inputs=inputs)
-    rows = _tell(examples, train, held_out, shown=world.main)
-    results = {**_tune(config, tokenizer, train, held_out, place, world), **rows}
+    told = _tell(examples, train, held_out, learner, shown=world.main)
+    results = {**_tune(config, model, learner, tokenizer, train, held_out, place, world), **told}
     finish(config.out, results, world)
     return results
 
 
-def _tell(examples: Examples, train: list[Pair], held_out: list[Pair], *, shown: bool) -> dict[str, int]:
-    """What became of the rows, printed where it is to be `shown`."""
+def _opened(
+    config: Config, tokenizer: FileTokenizer, place: torch.device, world: World
+) -> tuple[Any, Adapted | None]:
+    """The model to tune and what of it is tuned; raises where they, the tokenizer and the processes do not fit."""
+    from luban.models import FAMILIES, hf
+    from luban.training.architecture import check_fit
+    from luban.training.parallel.plans import plan_for
+    from luban.training.parallel.spread import check
+    from luban.training.parallel.stages import check as check_pipeline
+    from luban.tuning.adapted import adapted
+    from luban.tuning.noise import add_noise
+
+    check(config.parallel, world)
+    shape = hf.load_config(config.model)
+    check_pipeline(shape, config.parallel, micro_batches=config.loop.gradient_accumulation_steps)
+    plan_for(shape, config.parallel.tp)  # raises where its layers cannot be shared out
+    if FAMILIES[shape.model_type].kind != "causal":
+        what = f"'{shape.model_type}' models predict no next token: they are not tuned on conversations"
+        raise ConfigError(what, where="setting 'model'")
+    check_fit(shape, tokenizer, max_length=config.loop.max_length)
+    model = hf.load(config.model).to(place)
+    learner = adapted(model, config.peft, base=config.model, parallel=config.parallel)
+    if learner is not None:
+        check_fit(shape, tokenizer, max_length=config.loop.max_length + learner.adapter.places)
+    add_noise(model, config.neftune_alpha)
+    return model, learner
+
+
+def _tell(
+    examples: Examples, train: list[Pair], held_out: list[Pair], learner: Adapted | None, *, shown: bool
+) -> dict[str, int]:
+    """What became of the rows, and how many weights are trained, printed where it is to be `shown`."""
     tally = examples.tally
     rows = {"rows": tally.rows, "rejected": len(tally.rejected), "truncated": tally.truncated}
     if shown:
         print(f"sft: {rows}, {len(train)} to train on, {len(held_out)} held out", file=sys.stderr)
         for reason in tally.rejected[:5]:
             print(f"  rejected {reason}", file=sys.stderr)
-    return rows
+        if learner is not None:
+            print(f"sft: {learner.told()}", file=sys.stderr)
+    return rows if learner is None else {**rows, **learner.counts()}
 
 
 def _tune(
     config: Config,
+    model: Any,
+    learner: Adapted | None,
     tokenizer: FileTokenizer,
     train: list[Pair],
     held_out: list[Pair],
     place: torch.device,
     world: World,
 ) -> dict[str, Any]:
-    from luban.device import seed_copy
-    from luban.models import hf
-    from luban.training.compiling import compiled
-    from luban.training.loop import Fit, finish_model
-    from luban.training.objectives import objective_for
-    from luban.training.parallel.spread import spread
+    from luban.training import run as training
+    from luban.training.objectives import next_tokens
 
-    model = hf.load(config.model).to(place)
-    seed_copy(config.seed, world.place("dp"))
-    laid_out = spread(model, world, config.parallel)
-    steps = config.loop.steps(lambda: _loader(config, train, world, epochs=1).remaining())
-    compiles = compiled(config.loop, laid_out, world, out=config.out, steps=steps, device=place)
-    objective = objective_for(laid_out.model, tokenizer, compiled=compiles)
-    fit = Fit(
+    return training.train(
+        config,
         title="sft",
-        out=config.out,
-        model=laid_out.model,
+        model=model,
         tokenizer=tokenizer,
-        loader=_loader(config, train, world, epochs=None),
-        objective=objective,
-        loop=config.loop,
-        optimizer=config.optimizer,
-        steps=steps,
-        validate=_validation(config, laid_out.model, laid_out.asked(objective), held_out, world),
+        loader=lambda epochs: _loader(config, train, world, epochs=epochs),
+        objective=lambda model, compiles: next_tokens(
+            model, compiled=compiles, smoothing=config.label_smoothing
+        ),
+        validation=lambda model, asked: _validation(config, model, asked, held_out, world),
+        learner=learner,
         world=world,
-        spread=laid_out,
         device=place,
     )
-    results = {**fit.train(), "steps": fit.steps}
-    finish_model(fit)
-    return results
 
 
 def _validation(
@@ -174,7 +190,7 @@ def _validation(
     return held_out_loss(model, loader, objective, batches=config.loop.eval_batches, world=world)
 
 
-def _split(config: Config, examples: Examples) -> tuple[list[Pair], list[Pair]]:
+def split(config: Config, examples: Examples) -> tuple[list[Pair], list[Pair]]:
     """Training and held-out examples, drawn with the seed."""
     import numpy as np
 

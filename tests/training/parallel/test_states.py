@@ -14,6 +14,7 @@ from luban.errors import CheckpointError
 from luban.models import hf
 from luban.training import checkpoint
 from luban.training.config import OptimizerConfig, ParallelConfig
+from luban.training.learner import Whole
 from luban.training.parallel.spread import spread
 from luban.training.parallel.whole import gathered
 from luban.training.parallel.world import ALONE, World, joined
@@ -55,6 +56,7 @@ class Run:
             model=model,
             optimizer=optimizer,
             tokenizer=tokenizer,
+            learner=Whole(),
             state={},
             limit=limit,
             world=self.world,
@@ -65,7 +67,12 @@ class Run:
         assert newest is not None
         model, optimizer = self.laid_out.model, self.optimizer
         return checkpoint.load(
-            newest, model=model, optimizer=optimizer, restore=lambda _: None, world=self.world
+            newest,
+            model=model,
+            optimizer=optimizer,
+            learner=Whole(),
+            restore=lambda _: None,
+            world=self.world,
         )
 
     def weights(self) -> dict[str, np.ndarray]:
