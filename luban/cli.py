@@ -55,6 +55,12 @@ STAGES = {
     "data check": Stage(
         "luban.data.check", "show conversation rows as the model will see them: rendered and masked"
     ),
+    "data balance": Stage(
+        "luban.data.balance", "rows resampled to the proportions in which people really ask"
+    ),
+    "data expand": Stage(
+        "luban.data.expand", "a labelled data set to instructions, each row asked in several ways"
+    ),
     "tokenizer train": Stage("luban.data.vocabulary", "learn a vocabulary from documents"),
     "tokenizer compare": Stage("luban.data.tokenizer_compare", "several tokenizers on the same documents"),
     "tokenizer explain": Stage("luban.tokenizers.explain", "learn and cut a few words, step by step"),
@@ -81,11 +87,48 @@ STAGES = {
         "luban.training.parallel.by_server", "pretraining by a parameter server, synchronous or stale"
     ),
     "sft": Stage("luban.tuning.sft", "base model and conversation rows to an assistant", shared=True),
+    "extend": Stage(
+        "luban.tuning.extend",
+        "a longer window for a trained model, and its perplexity by length",
+        takes_lm=True,
+        shared=True,
+    ),
+    "continual": Stage(
+        "luban.tuning.continual", "one task after another: what adapters keep and a whole model forgets"
+    ),
+    "classify": Stage(
+        "luban.tuning.classify", "labelled texts to a classifier, beside a TF-IDF baseline", shared=True
+    ),
+    "classify apply": Stage("luban.tuning.classify_apply", "what a trained classifier says of new texts"),
+    "prompt": Stage(
+        "luban.tuning.prompt",
+        "a model as it is as a classifier: template, answer words, examples",
+        takes_lm=True,
+    ),
+    "data pairs": Stage(
+        "luban.alignment.checked_pairs",
+        "preferences that a program can vouch for, from a model's answers or people's",
+        takes_lm=True,
+    ),
+    "reward": Stage(
+        "luban.alignment.reward", "preferences to a model that scores answers, or their steps", shared=True
+    ),
+    "dpo": Stage("luban.alignment.dpo", "preferences to a policy, without a reward model", shared=True),
+    "ppo": Stage("luban.alignment.ppo", "a policy that learns, with a critic, what its answers are worth"),
+    "grpo": Stage(
+        "luban.alignment.grpo", "a policy that learns by comparing its own answers, without a critic"
+    ),
     "translate": Stage(
         "luban.tuning.translate", "pairs of texts to a model that translates, and its BLEU", takes_lm=True
     ),
     "eval": Stage(
         "luban.evaluation.run", "what a model knows: bits per byte, questions answered", takes_lm=True
+    ),
+    "eval lengths": Stage(
+        "luban.evaluation.lengths", "perplexity against the length of what models read", takes_lm=True
+    ),
+    "eval passkey": Stage(
+        "luban.evaluation.passkey", "whether models find a number in a long text, by depth", takes_lm=True
     ),
     "generate": Stage("luban.inference.complete", "continue a prompt", takes_lm=True),
     "fill-mask": Stage("luban.inference.fill_mask", "what a masked model (BERT) puts in the place of [MASK]"),

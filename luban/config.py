@@ -207,13 +207,18 @@ def _parse_value(cls: type, key: str, words: Any, where: str) -> Any:
     kind = _type_at(cls, key, where)
     if _is_list(kind):
         if isinstance(words, str):
-            parsed = yaml.safe_load(words)
+            parsed = _plain_value(words)
             return parsed if isinstance(parsed, list) else [words]
         return words
     if words in ("none", "null", "None") and type(None) in typing.get_args(kind):
         return None
     if _strip(kind) in (str, Path):
         return words
+    return _plain_value(words)
+
+
+def _plain_value(words: str) -> Any:
+    """What the words say as YAML, or the words themselves where they are none."""
     try:
         return yaml.safe_load(words)
     except yaml.YAMLError:

@@ -90,11 +90,12 @@ def _rank(
 def _results(ends: list[Connection]) -> list[Any]:
     """What each rank sent, heard in the order in which they speak, as one that failed leaves the others waiting."""
     told: dict[int, Any] = {}
-    while waiting := {end: rank for rank, end in enumerate(ends) if rank not in told}:
-        ready = wait(list(waiting), LIMIT_S)
-        assert ready, f"ranks {sorted(waiting.values())} said nothing for {LIMIT_S} s"
-        for end in ready:
-            rank = waiting[end]
-            fine, told[rank] = end.recv()
-            assert fine, f"rank {rank} failed:\n{told[rank]}"
+    while waiting := [rank for rank in range(len(ends)) if rank not in told]:
+        assert wait([ends[rank] for rank in waiting], LIMIT_S), (
+            f"ranks {waiting} said nothing for {LIMIT_S} s"
+        )
+        for rank in waiting:
+            if ends[rank].poll():
+                fine, told[rank] = ends[rank].recv()
+                assert fine, f"rank {rank} failed:\n{told[rank]}"
     return [told[rank] for rank in range(len(ends))]

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "training": {"models", "data"},
     "peft": {"models"},
     "tuning": {"training", "peft", "evaluation"},
+    "alignment": {"training", "tuning", "inference", "peft"},
     "inference": {"models", "tokenizers", "peft"},
     "evaluation": {"data"},
     "fetch": {"models", "data"},

@@ -46,7 +46,10 @@ def test_an_unknown_setting_is_told_the_nearest(capsys: pytest.CaptureFixture[st
         ("pretrain --data {documents} --tokenizer {tokenizer} --out {tmp}/out", "shards"),
         ("pretrain --data {shards} --tokenizer {tokenizer} --out {tmp}/bad.jsonl", "a file, not a folder"),
         ("sft --model {tmp}/empty --data {rows} --out {tmp}/out", "empty"),
-        ("sft --model {model} --data {tmp}/bad.jsonl --out {tmp}/out", "bad.jsonl:2: not valid JSON"),
+        (
+            "sft --model {model} --data {tmp}/bad.jsonl --out {tmp}/out --on-bad-row stop",
+            "bad.jsonl:2: not valid JSON",
+        ),
         ("eval --model {tmp}/none --questions {rows}", "none"),
         ("chat --model {documents} --prompt hello", "documents"),
         ("generate --model {model} --prompt hello --top-p 7", "'top_p' is 7"),

@@ -95,6 +95,10 @@ def test_a_list_takes_all_words_up_to_the_next_option():
     assert load("data=[a, b]").data == paths
 
 
+def test_one_word_that_is_no_yaml_is_a_list_of_itself():
+    assert config.load(Outer, ["data={text}: {answer}"], where=WHERE).data == (Path("{text}: {answer}"),)
+
+
 def test_bare_words_fill_the_positional_list():
     assert load("a", "b", "--name", "x").data == (Path("a"), Path("b"))
     assert load("a", "b", "name=x") == load("--data", "a", "b", "--name", "x")

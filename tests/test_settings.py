@@ -15,6 +15,8 @@ import pytest
 from luban import config as settings
 from luban.cli import STAGES, main
 from luban.folder import RUN_FILE
+from tests.alignment.short_answers import short_and_long, write_rows
+from tests.alignment.test_switches import EXCUSED as ALIGNMENT
 from tests.conftest import Workspace
 from tests.tuning.test_translate import write_pairs
 
@@ -81,6 +83,20 @@ SAMPLING = {
     "seed": "--seed 8",
 }
 
+PREFERRING = {
+    "model": "--model {other_model}",
+    "data": "--data {other_preferences}",
+    "validation": "--validation 0.5",
+    "packing": "packing=false",
+    "peft": "peft.method=lora",
+    "seed": "--seed 5",
+    "max_rows": "--max-rows 9",
+    "optimizer.learning_rate": OPTIMIZER["optimizer.learning_rate"],
+    "loop.max_steps": LOOP["loop.max_steps"],
+    "loop.max_length": "loop.max_length=200",
+}
+"""What the stages that learn from pairs share."""
+
 # Per stage: the words of a base run. {name} is a path of the workspace, {out} a fresh folder.
 BASE = {
     "data prepare": "--data {raw} --out {out}",
@@ -92,6 +108,8 @@ BASE = {
     "data ablate": "--data one:{documents} --holdout {documents} --out {out} --vocab 320 --tokens 2048 --layers 1"
     " --dim 32 --seeds 0 --per-device-train-batch-size 2 --max-length 64 --threads 1 repeats=[]",
     "data check": "{rows} --model {model}",
+    "data balance": "--data {pool} --log {log} --out {out}",
+    "data expand": "--data {pairs} --templates definition columns.word=source columns.definition=target --out {out}",
     "tokenizer train": "--data {documents} --vocab 300 --out {out}",
     "tokenizer compare": "{tokenizer} --data {documents}",
     "tokenizer explain": "lowest",
@@ -111,6 +129,26 @@ BASE = {
     "sft": "--model {model} --data {rows} --out {out} "
     + " ".join(PRETRAIN[:6])
     + " --threads 1 loop.max_length=256",
+    "extend": "--model {model} --data {shards} --validation {held_out} --context 512"
+    " --out {out} " + " ".join(PRETRAIN[:6]) + " --threads 1",
+    "continual": "--model {model} --tasks {rows} {questions} --out {out} --validation 0.5 --max-rows 12 "
+    + " ".join(PRETRAIN[:6])
+    + " --threads 1 loop.max_length=256",
+    "eval lengths": "--models {model} --data {documents} --lengths 64 --tokens 200",
+    "eval passkey": "--models {model} --lengths 120 --samples 2 --out {out}",
+    "data pairs": "--data {questions} --out {out}",
+    **{
+        stage: "--model {model} --data {preferences} --out {out} --validation 0.3 "
+        + " ".join((*PRETRAIN[:2], *PRETRAIN[3:6]))
+        + " --threads 1 loop.max_length=128"
+        for stage in ("reward", "dpo")
+    },
+    "classify": "--model {model} --data {labelled} --out {out} --validation 0.3 --test 0.3 "
+    + " ".join((*PRETRAIN[:2], *PRETRAIN[3:6]))
+    + " --threads 1 loop.max_length=48 optimizer.warmup_steps=0",
+    "classify apply": "--model {classifier} --text Jonah --threads 1",
+    "prompt": "--model {model} --data {labelled} --train {other_labelled} --out {out} --shots 2 --baseline false"
+    " --threads 1",
     "translate": "--data {pairs} --validation {held_pairs} --out {out} vocab=300 beams=2 bleu_pairs=2 "
     + " ".join((*PRETRAIN[:2], *PRETRAIN[4:]))
     + " loop.max_length=24",
@@ -201,6 +239,27 @@ CHANGES: dict[str, dict[str, str]] = {
         "rows": "--rows 1",
         "max_tokens": "--max-tokens 40",
         "loss_on": "--loss-on all",
+    },
+    "data balance": {
+        "data": "--data {asked}",
+        "log": "--log {asked}",
+        "labelled": "--labelled {asked}",
+        "rows": "--rows 8",
+        "max_epochs": "--max-epochs 0.5",
+        "seed": "--seed 5",
+    },
+    "data expand": {
+        "data": "--data {other_pairs}",
+        "templates": "--templates summary columns.text=source columns.summary=target",
+        "columns": "columns.word=target",
+        "labels": "--templates topic columns.text=source columns.label=target | labels.a=b",
+        "zero_shot": "--zero-shot 2",
+        "few_shot": "--few-shot 2",
+        "chain_of_thought": "{reasons} | --chain-of-thought 2",
+        "few_shot_chain": "{reasons} | --few-shot-chain 2",
+        "shots": "--shots 1",
+        "max_rows": "--max-rows 5",
+        "seed": "--seed 5",
     },
     "tokenizer train": {
         "data": "--data {documents}/holdout.jsonl",
@@ -327,6 +386,11 @@ CHANGES: dict[str, dict[str, str]] = {
         "validation": "--validation 0.5",
         "loss_on": "--loss-on all",
         "overlong": "loop.max_length=96 --loss-on all | --overlong drop",
+        "weights": "--data {questions} | --weights 1 9",
+        "temperature": "--data {questions} | --temperature 4",
+        "peft": "peft.method=lora",
+        "neftune_alpha": "--neftune-alpha 5",
+        "label_smoothing": "--label-smoothing 0.1",
         "packing": "packing=false",
         "seed": "--seed 5",
         "max_rows": "--max-rows 9",
@@ -334,6 +398,112 @@ CHANGES: dict[str, dict[str, str]] = {
         **LOOP,
         "loop.max_length": "loop.max_length=128",
         "loop.eval_batches": "--validation 0.3 | loop.eval_batches=1",
+    },
+    "classify": {
+        "model": "--model {other_model}",
+        "data": "--data {other_labelled}",
+        "columns.text": "columns.text=second",
+        "columns.second": "columns.second=second",
+        "columns.label": "columns.label=kind",
+        "labels": "--labels story prayer other",
+        "multi_label": "--multi-label",
+        "validation": "--validation 0.1",
+        "test": "--test 0.1",
+        "test_data": "--test-data {other_labelled}",
+        "pooling": "--pooling first",
+        "separator": "columns.second=second | --separator !",
+        "packing": "--packing",
+        "class_weights": "--class-weights balanced",
+        "lm_weight": "--lm-weight 1",
+        "frozen": "--frozen",
+        "peft": "peft.method=lora",
+        "baseline": "baseline=false",
+        "seed": "--seed 5",
+        "max_rows": "--max-rows 14",
+        "optimizer.learning_rate": OPTIMIZER["optimizer.learning_rate"],
+        "loop.max_steps": LOOP["loop.max_steps"],
+        "loop.max_length": "loop.max_length=4",
+    },
+    "classify apply": {"model": "--model {other_classifier}", "text": "--text whale"},
+    "prompt": {
+        "model": "--model {other_model}",
+        "data": "--data {other_labelled}",
+        "train": "--train {labelled}",
+        "columns.text": "columns.text=second",
+        "columns.second": "template={{text}}{{second}}{{answer}} columns.second=second | columns.second=kind",
+        "columns.label": "columns.label=kind",
+        "template": "--template {{text}}:{{answer}}",
+        "words": "--words.prayer amen --words.story whale",
+        "search": "--candidates amen whale god sea love | --search 1",
+        "candidates": "--search 1 --candidates amen whale god sea love | --candidates hope king",
+        "shots": "--shots 4",
+        "separator": "--separator ;",
+        "calibration": "--calibration batch",
+        "premise": "--calibration domain | --premise Jonah",
+        "baseline": "--baseline true",
+        "max_characters": "--max-characters 5",
+        "max_rows": "--max-rows 9",
+        "seed": "--seed 5",
+    },
+    "extend": {
+        "model": "--model {other_model}",
+        "context": "--context 400",
+        "method": "--method ntk",
+        "attention_factor": "--attention-factor 2",
+        "data": "--data {held_out}",
+        "weights": "--data {held_out} | --weights 9 1",
+        "packing": "--packing windows",
+        "validation": "--validation {shards}",
+        "documents": "--documents {documents}",
+        "lengths": "--documents {documents} --tokens 600 | --lengths 100",
+        "tokens": "--documents {documents} --tokens 600 | --tokens 1500",
+        "seed": "--seed 5",
+        "optimizer.learning_rate": OPTIMIZER["optimizer.learning_rate"],
+        "loop.max_steps": LOOP["loop.max_steps"],
+        "loop.max_length": "loop.max_length=128",
+    },
+    "continual": {
+        "model": "--model {other_model}",
+        "tasks": "--tasks {pairs}",
+        "ways": "--ways full",
+        "validation": "--validation 0.3",
+        "peft": "peft.r=2",
+        "adapter_learning_rate": "--adapter-learning-rate 0.1",
+        "max_rows": "--max-rows 9",
+        "seed": "--seed 5",
+        "optimizer.learning_rate": OPTIMIZER["optimizer.learning_rate"],
+        "loop.max_steps": LOOP["loop.max_steps"],
+        "loop.max_length": "loop.max_length=200",
+    },
+    "eval lengths": {
+        "models": "--models {other_model}",
+        "data": "--tokens 9000 | --data {other_documents}",
+        "lengths": "--lengths 100",
+        "tokens": "--tokens 400",
+    },
+    "eval passkey": {
+        "models": "--models {other_model}",
+        "lengths": "--lengths 130",
+        "depths": "--depths 0.3",
+        "samples": "--samples 3",
+    },
+    "data pairs": {"data": "--data {rows}", "max_rows": "--max-rows 9", "seed": "--seed 5"},
+    "reward": {
+        **PREFERRING,
+        "margin": "--margin 0",
+        "centre": "--centre 1",
+        "imitation": "--imitation 1",
+    },
+    "dpo": {
+        **PREFERRING,
+        "loss": "--loss hinge",
+        "beta": "--beta 1",
+        "label_smoothing": "--label-smoothing 0.2",
+        "imitation": "--imitation 1",
+        "gamma": "--loss simpo | --gamma 2",
+        "good_weight": "--loss kto | --good-weight 2",
+        "bad_weight": "--loss kto | --bad-weight 2",
+        "reference": "--reference live",
     },
     "translate": {
         "data": "--data {other_pairs}",
@@ -394,6 +564,12 @@ CHANGES: dict[str, dict[str, str]] = {
 }
 GUARD = "needs a bad batch; tested in tests/training/test_guard.py and test_resume.py"
 MANY = ("dp", "tp", "pp", "zero", "offload", "schedule", "chunks", "compress")
+LOOPED = tuple(
+    name
+    for name in (*OPTIMIZER, *LOOP)
+    if name not in ("optimizer.learning_rate", "loop.max_steps", "loop.max_length")
+)
+"""Settings of training that a stage hands on as they are."""
 COMMON = {
     **{f"parallel.{name}": "of several processes; tested in tests/training/parallel" for name in MANY},
     "out": PLACE,
@@ -405,6 +581,7 @@ COMMON = {
     **dict.fromkeys(("loop.guard.action", "loop.guard.spike", "loop.guard.most_skipped"), GUARD),
 }
 EXEMPT: dict[str, dict[str, str]] = {
+    **ALIGNMENT,
     "merge": dict.fromkeys(
         ("adapters", "text", "tokens"), "of adapters; tested in tests/tuning/test_merge.py"
     ),
@@ -417,6 +594,12 @@ EXEMPT: dict[str, dict[str, str]] = {
     "data mix": {"workers": SPEED, "memory": SPEED},
     "data ngram": {"memory_mb": SPEED},
     "data shards": {"workers": SPEED},
+    "sft": {
+        "columns": "of rows with other keys; tested in tests/tuning/test_sft.py",
+        "on_bad_row": "stops or goes on; tested in tests/tuning/test_sft.py",
+    },
+    "data check": {"columns": "of rows with other keys; tested in tests/data/test_check.py"},
+    "data balance": {"columns": "of rows with other keys; tested in tests/data/test_conversations.py"},
     "pretrain": {
         "counting.memory_mb": SPEED,
         "counting.from_arpa": "needs such a file; tested in tests/training/test_counting.py",
@@ -449,7 +632,44 @@ EXEMPT: dict[str, dict[str, str]] = {
         "servers": "where parameters are, not what becomes of them",
         "engine": "the same on Ray; tested in tests/training/parallel/test_server.py",
     },
+    "classify": {
+        **dict.fromkeys(
+            LOOPED, "handed to `training.run.train`, as `luban pretrain` does, where it is tested"
+        ),
+        "on_bad_row": "needs a bad row; tested in tests/tuning/test_classify.py",
+    },
+    "classify apply": {
+        "batch": SPEED,
+        **dict.fromkeys(
+            ("data", "columns.text", "columns.second", "columns.label"),
+            "read as `luban classify` does; tested in tests/tuning/test_classify.py",
+        ),
+    },
+    "extend": dict.fromkeys(
+        LOOPED, "handed to `training.run.train`, as `luban pretrain` does, where it is tested"
+    ),
+    "continual": dict.fromkeys(LOOPED, "handed to `luban sft`, where it is tested"),
+    "eval passkey": dict.fromkeys(
+        ("filler", "digits", "seed"),
+        "makes other prompts, of which tiny models answer none; tested in tests/evaluation/test_passkey.py",
+    ),
     "plan": {"architecture.context": "declared to readers of the model; costs nothing"},
+    "data pairs": dict.fromkeys(
+        ("model", "prefer", "samples", "temperature", "max_tokens", "turns"),
+        "asks a model that ends its answers; tested in tests/alignment/test_checked_pairs.py",
+    ),
+    **{
+        stage: {
+            **dict.fromkeys(LOOPED, "handed to `training.run.train`, as `luban pretrain` does"),
+            "on_bad_row": "needs a bad row; tested in tests/alignment/test_dpo.py",
+            **(
+                {"kind": "needs rows of steps; tested in tests/alignment/test_reward.py"}
+                if stage == "reward"
+                else {}
+            ),
+        }
+        for stage in ("reward", "dpo")
+    },
     "translate": {
         "architecture.kv_heads": "as many as heads in these families; others are refused in tests/models",
         "length_penalty": LENGTHS,
@@ -515,11 +735,17 @@ def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> di
     words = f"data prepare --data {workspace.raw} --holdout 20 --out {root / 'other_documents'}"
     assert main(words.split()) == 0
     (root / "questions.jsonl").write_text("\n".join(rows[5:25]) + "\n", encoding="utf-8")
+    _write_labelled(workspace, root)
     write_pairs(root / "pairs.jsonl", 40, seed=1)
     write_pairs(root / "held-pairs.jsonl", 10, seed=2)
     write_pairs(root / "other-pairs.jsonl", 20, seed=3)
+    _write_instructions(root)
+    write_rows(root / "preferences.jsonl", [row | {"margin": 1} for row in short_and_long(20)])
+    write_rows(root / "other-preferences.jsonl", short_and_long(14, seed=1))
     return {
         **{name: str(path) for name, path in vars(workspace).items()},
+        **{name: str(root / f"{name}.jsonl") for name in ("pool", "log", "asked")},
+        "reasons": "--templates arithmetic columns.question=source columns.answer=target columns.rationale=target",
         "other": str(root / "other"),
         "other_model": str(root / "other_model"),
         "other_documents": str(root / "other_documents"),
@@ -529,10 +755,48 @@ def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> di
         "csv": str(root / "table.csv"),
         "prompts": str(root / "prompts.txt"),
         "questions": str(root / "questions.jsonl"),
+        "labelled": str(root / "labelled.jsonl"),
+        "other_labelled": str(root / "other-labelled.jsonl"),
+        "classifier": str(root / "classifier"),
+        "other_classifier": str(root / "other-classifier"),
         "pairs": str(root / "pairs.jsonl"),
         "held_pairs": str(root / "held-pairs.jsonl"),
+        "preferences": str(root / "preferences.jsonl"),
+        "other_preferences": str(root / "other-preferences.jsonl"),
         "other_pairs": str(root / "other-pairs.jsonl"),
     }
+
+
+def _write_instructions(root: Path) -> None:
+    """Instructions of several kinds, in three files of other proportions, for `data balance`."""
+    from luban.data.task_types import pattern_instructions
+
+    for name, every in (("pool", 40), ("log", 90), ("asked", 130)):
+        rows = [{"prompt": text, "completion": "yes", "type": kind} for text, kind in pattern_instructions()]
+        lines = [json.dumps(row) for row in [*rows[::every], *rows[: 6 * (name == "log")]]]
+        (root / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _write_labelled(workspace: Workspace, root: Path) -> None:
+    """Rows of one or two texts with labels, and two classifiers of nothing."""
+    import torch
+
+    from luban.models.classifier import Classifier
+    from luban.tokenizers.files import load
+    from luban.training.checkpoint import write_model_folder
+    from tests import tiny
+
+    kinds = ("prayer", "story", "story")
+    for seed, name in enumerate(("labelled.jsonl", "other-labelled.jsonl")):
+        rows = [
+            {"text": f"the {n} of {kinds[n % 3]}{'s' * seed}", "second": f"{n} whales {seed}", "label": kinds[n % 3],
+             "kind": "ab"[n % 2], "labels": ["long"][: n % 2]}
+            for n in range(seed, 24)
+        ]  # fmt: skip
+        (root / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for seed, name in enumerate(("classifier", "other-classifier")):
+        torch.manual_seed(seed)
+        write_model_folder(root / name, Classifier(tiny.llama(), 2), load(workspace.tokenizer))
 
 
 def _write_masked(workspace: Workspace, root: Path) -> None:

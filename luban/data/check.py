@@ -6,8 +6,10 @@ prompt or nothing. So the first rows are shown rendered and masked, and the temp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -31,7 +33,7 @@ class Config:
     POSITIONAL: ClassVar[str] = "data"
 
     data: Path
-    """A file of rows: messages, sharegpt, alpaca, prompt/completion or text; .jsonl or .json, also .gz .zst."""
+    """A file or folder of rows: messages, sharegpt, alpaca, prompt/completion or text, as for `luban sft`."""
     model: Path
     """The model or tokenizer folder whose chat template renders them."""
     rows: Annotated[int, Ge(0)] = 3
@@ -40,45 +42,52 @@ class Config:
     """Cut rows that are longer, as training will."""
     loss_on: Literal["assistant", "last", "all"] = "assistant"
     """Learn every answer, only the last one, or all tokens."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the rows call their entries: `columns.prompt=question columns.completion=answer`."""
 
 
 def run(config: Config) -> dict[str, Any]:
     """Render and mask every row; returns counts, lengths, the first rows in pieces, and the template's proofs."""
-    from luban.data.conversations import Tally, read_conversations, to_example
+    from luban.data.conversations import read_conversations, to_example
     from luban.data.progress import announce
+    from luban.data.rejected import Tally
+    from luban.data.template_proofs import TemplateProofs
     from luban.errors import DataError
     from luban.tokenizers.files import load
 
     tokenizer, tally = load(config.model), Tally()
+    proofs, formats = TemplateProofs(tokenizer), Counter[str]()
     lengths: list[int] = []
     shown: list[dict[str, Any]] = []
-    trained, template = 0, None
-    rows = read_conversations(config.data, reject=tally.reject)
+    trained = 0
+    rows = read_conversations(config.data, columns=config.columns, reject=tally.reject)
     for row in announce(rows, stage="data check", noun="rows"):
         try:
             example = to_example(tokenizer, row, max_tokens=config.max_tokens, loss_on=config.loss_on)
         except DataError as error:
-            tally.reject(error)
+            tally.reject(error, row.raw)
             continue
-        tally.keep(example)
+        tally.keep(truncated=example.truncated)
+        formats[row.format] += 1
         lengths.append(len(example.ids))
         trained += int(example.mask.sum())
         if len(shown) < config.rows:
             shown.append({"where": example.where, "pieces": pieces(tokenizer, example)})
-        if template is None and row.messages and not example.truncated:
-            template = prove_template(tokenizer, row.messages, row.tools, example)
-    tokens = sum(lengths)
+        proofs.add(row, example)
     return {
         "rows": tally.rows,
         "kept": tally.kept,
         "truncated": tally.truncated,
-        "rejected": tally.rejected,
+        "rejected": [str(rejected) for rejected in tally.rejected],
+        "formats": dict(formats),
         "max_tokens": config.max_tokens,
-        "tokens": tokens,
+        "tokens": sum(lengths),
         "trained_tokens": trained,
-        "trained_share": round(trained / tokens, 4) if tokens else 0.0,
+        "trained_share": round(trained / sum(lengths), 4) if lengths else 0.0,
+        "lengths": quantiles(lengths),
         "histogram": histogram(lengths),
-        "template": template,
+        "template": proofs.holds or None,
+        "template_failed_at": proofs.failed_at,
         "shown": shown,
     }
 
@@ -95,34 +104,11 @@ def pieces(tokenizer: FileTokenizer, example: Example) -> list[dict[str, Any]]:
     ]
 
 
-def prove_template(
-    tokenizer: FileTokenizer,
-    messages: Sequence[dict[str, Any]],
-    tools: Sequence[dict[str, Any]] | None,
-    example: Example,
-) -> dict[str, bool]:
-    """What holds of the chat template on this conversation.
-
-    `round_trip`: the ids decode to the rendered text. `prefix_preserving`: the prompt of each answer, encoded
-    as for generation, begins the training ids. `ends_in_stop`: each learnt answer ends with a stop id.
-    `generation_blocks`: the template itself says what the assistant writes.
-    """
-    ids = example.ids.tolist()
-    prompts = (
-        tokenizer.render(messages[:number], tools=tools, add_generation_prompt=True)[0]
-        for number, message in enumerate(messages)
-        if number and message["role"] == "assistant"
-    )
-    ends = [
-        number for number, on in enumerate(example.mask) if on and not example.mask[number + 1 :][:1].any()
-    ]
-    text = tokenizer.render_text(messages, tools=tools)
-    return {
-        "generation_blocks": tokenizer.marks_answers(),
-        "round_trip": tokenizer.decode(ids, skip_special=False) == text,
-        "prefix_preserving": all(ids[: len(prompt)] == prompt for prompt in prompts),
-        "ends_in_stop": all(ids[end] in tokenizer.stop_ids for end in ends),
-    }
+def quantiles(lengths: Sequence[int]) -> dict[str, int]:
+    """The length in tokens that half, 95 % and all of the rows do not exceed."""
+    ordered = sorted(lengths)
+    shares = {"median": 0.5, "p95": 0.95, "longest": 1.0}
+    return {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in shares.items() if ordered}
 
 
 def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -161,15 +147,22 @@ def coloured(parts: Sequence[dict[str, Any]], *, in_colour: bool) -> Text:
 
 
 def _summary(results: dict[str, Any]) -> list[str]:
+    formats = ", ".join(f"{count:,} {name}" for name, count in results["formats"].items())
+    lengths = ", ".join(f"{name} {length:,}" for name, length in results["lengths"].items())
     lines = [
         "",
         f"rows       {results['rows']:,} read, {results['kept']:,} kept, {len(results['rejected']):,} rejected, "
         f"{results['truncated']:,} cut at {results['max_tokens']} tokens",
+        f"formats    {formats or 'none'}",
         f"tokens     {results['tokens']:,}, of which {results['trained_tokens']:,} are learnt "
         f"({results['trained_share']:.1%})",
+        f"lengths    {lengths or 'none'}",
     ]
     for name, holds in (results["template"] or {}).items():
-        lines.append(f"template   {name.replace('_', ' ')}: {'yes' if holds else 'NO'}")
+        failed = f"NO, first at {results['template_failed_at'].get(name)}"
+        if name == "generation_blocks":
+            failed = "none: answers are found by the difference they make"
+        lines.append(f"template   {name.replace('_', ' ')}: {'yes' if holds else failed}")
     most = max((count for _, _, count in results["histogram"]), default=1)
     for low, high, count in results["histogram"]:
         lines.append(f"{low:>6}-{high:<6} {'#' * -(-count * BAR // most):<{BAR}} {count:,}")

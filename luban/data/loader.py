@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,17 @@ from luban.errors import CheckpointError, ConfigError, TrainingError, nearest
 
 Packing = Literal["pack", "pad", "windows"]
 PACKINGS = ("pack", "pad", "windows")
-Example = np.ndarray | tuple[np.ndarray, np.ndarray | None]
+
+
+class Targeted(NamedTuple):
+    """A document with targets of its own, which are no next tokens: its class at the place where it is read, say."""
+
+    ids: np.ndarray
+    targets: np.ndarray
+    """For each of `ids` what is learnt there, or `IGNORED`."""
+
+
+Example = np.ndarray | tuple[np.ndarray, np.ndarray | None] | Targeted
 """A document's ids, or a pair of ids and mask: True where a token is a trained target (None: everywhere)."""
 NO_TARGET = np.iinfo(np.int64).max
 VERSION = 2
@@ -227,14 +237,23 @@ class Loader:
         """Fill one row. A target is the next token of the same document, even where the row ends before."""
         at = 0
         for source, document, start, stop in row:
-            ids, mask = _pair(self._sources[source].examples[document])
-            tokens[at : at + stop - start] = ids[start:stop]
-            following = ids[start + 1 : stop + 1]
-            known = targets[at : at + len(following)]
-            known[:] = following
-            if mask is not None:
-                known[~mask[start + 1 : stop + 1]] = IGNORED
-            at += stop - start
+            example = self._sources[source].examples[document]
+            ids, mask = _pair(example)
+            end = at + stop - start
+            tokens[at:end] = ids[start:stop]
+            if isinstance(example, Targeted):
+                targets[at:end] = example.targets[start:stop]
+            else:
+                _shift(ids[start + 1 : stop + 1], mask, start + 1, targets[at:end])
+            at = end
+
+
+def _shift(following: np.ndarray, mask: np.ndarray | None, first: int, targets: np.ndarray) -> None:
+    """Write the tokens `following`, which stand from `first` on in their document, as targets."""
+    known = targets[: len(following)]
+    known[:] = following
+    if mask is not None:
+        known[~mask[first : first + len(following)]] = IGNORED
 
 
 def _borders(row: list[Segment], context: int) -> tuple[np.ndarray, np.ndarray]:
@@ -252,6 +271,8 @@ def _block_rows(lengths: Sequence[np.ndarray], context: int) -> int:
 
 
 def _pair(example: Example) -> tuple[np.ndarray, np.ndarray | None]:
+    if isinstance(example, Targeted):
+        return example.ids, None
     return (example, None) if isinstance(example, np.ndarray) else (example[0], example[1])
 
 
@@ -263,12 +284,16 @@ def _scan(source: Source) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.zeros(len(examples), np.int64)
     first = np.full(len(examples), NO_TARGET)
     for number in range(len(examples)):
-        ids, mask = _pair(examples[number])
+        example = examples[number]
+        ids, mask = _pair(example)
         if mask is not None and mask.shape != ids.shape:
             where = f"{source.name} document {number}"
             raise TrainingError(f"{len(ids)} ids but a mask of {len(mask)}", where=where)
         lengths[number] = len(ids)
-        trained = np.flatnonzero(mask[1:]) if mask is not None else np.arange(len(ids) - 1)[:1]
+        if isinstance(example, Targeted):
+            trained = np.flatnonzero(example.targets != IGNORED)
+        else:
+            trained = np.flatnonzero(mask[1:]) if mask is not None else np.arange(len(ids) - 1)[:1]
         if len(trained):
             first[number] = trained[0] + 1
     return lengths, first

@@ -8,16 +8,19 @@ A row is recognised by its keys, in this order (further keys are left alone):
     prompt          {"prompt", "completion"}: both texts, or both lists of messages
     pair            {"source", "target"}: a text and its translation, or whatever it is turned into
     text            {"text"}
+
+Rows with other keys are read through `columns`, which names theirs by ours: {"prompt": "question"}. In tables,
+where a cell is a text, lists (messages, conversations, history, tools) may be written as JSON.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from luban.errors import DataError, nearest
+from luban.errors import ConfigError, DataError, nearest
 
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -30,6 +33,8 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     "tool": "tool",
 }
+OPTIONAL = ("input", "system", "history", "tools")
+"""Keys that rows of a file may have or lack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +49,55 @@ class Row:
     """Assistant turns at the start that belong to the prompt and are never learnt."""
     prompt: str = ""
     completion: str = ""
+    format: str = ""
+    """The name it was recognised as."""
+    raw: Any = field(default=None, repr=False, compare=False)
+    """The row as it was, for who rejects it."""
 
 
-def to_row(raw: Any, *, where: str) -> Row:
-    """The row in a JSON value; raises DataError naming `where`, the entry that is wrong and what is expected."""
-    if isinstance(raw, list):
-        raw = {"messages": raw}
-    if not isinstance(raw, dict):
+def to_row(raw: Any, *, where: str, columns: Mapping[str, str] | None = None) -> Row:
+    """The row in a JSON value; `columns` are the row's own keys by ours.
+
+    Raises DataError naming `where`, the entry that is wrong and what is expected.
+    """
+    value = {"messages": raw} if isinstance(raw, list) else raw
+    if not isinstance(value, dict):
         raise DataError(f"a row is an object or a list of messages, not {_name(raw)}", where=where)
-    for keys, read in READERS.items():
-        if all(raw.get(key) is not None for key in keys):
-            return read(raw, where)
-    accepted = ", ".join("+".join(keys) for keys in READERS)
-    found = ", ".join(raw) or "none"
-    raise DataError(f"unknown row format with keys: {found}", where=where, hint=f"rows with {accepted}")
+    value = _renamed(value, columns or {}, where)
+    for name, (keys, read) in READERS.items():
+        if _meant(keys, columns or {}) and all(value.get(key) is not None for key in keys):
+            return replace(read(value, where), format=name, raw=raw)
+    accepted = ", ".join("+".join(keys) for keys, _ in READERS.values())
+    found = ", ".join(map(str, value)) or "none"
+    hint = f"rows with {accepted}; or say what yours are called: columns.prompt=question"
+    raise DataError(f"unknown row format with keys: {found}", where=where, hint=hint)
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Raise ConfigError for a name that no row format has."""
+    known = {key for keys, _ in READERS.values() for key in keys} | {*OPTIONAL}
+    for name in columns:
+        if name not in known:
+            what = f"no row format has '{name}'; {nearest(name, known)}"
+            raise ConfigError(what, where="setting 'columns'", hint="columns.OURS=THEIRS")
+
+
+def _renamed(raw: dict[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    """The row under our keys; what it has under ours already stays."""
+    ours = {key: value for key, value in raw.items() if key not in columns.values()}
+    for name, theirs in columns.items():
+        if raw.get(theirs) is not None:
+            ours[name] = raw[theirs]
+        elif name not in OPTIONAL and raw.get(name) is None:
+            what = f"there is no '{theirs}' for '{name}'; {nearest(theirs, map(str, raw))}"
+            raise DataError(what, where=where)
+    return ours
+
+
+def _meant(keys: tuple[str, ...], columns: Mapping[str, str]) -> bool:
+    """Whether a format can be the one that `columns` speaks of: it has a key that they name, if they name any."""
+    named = {name for name in columns if name not in OPTIONAL}
+    return not named or bool(named & {*keys})
 
 
 def _read_messages(raw: dict[str, Any], where: str) -> Row:
@@ -69,7 +109,7 @@ def _read_sharegpt(raw: dict[str, Any], where: str) -> Row:
     for number, turn in enumerate(_list(raw["conversations"], "conversations", where), 1):
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             raise DataError(f"turn {number} needs 'from' and 'value'", where=where)
-        role = SHAREGPT_ROLES.get(turn["from"])
+        role = SHAREGPT_ROLES.get(str(turn["from"]))
         if role is None:
             choice = nearest(str(turn["from"]), SHAREGPT_ROLES)
             raise DataError(f"turn {number} is from '{turn['from']}'; {choice}", where=where)
@@ -111,13 +151,13 @@ def _read_text(raw: dict[str, Any], where: str) -> Row:
     return Row(where=where, completion=_text(raw, "text", where))
 
 
-READERS: dict[tuple[str, ...], Callable[[dict[str, Any], str], Row]] = {
-    ("messages",): _read_messages,
-    ("conversations",): _read_sharegpt,
-    ("instruction", "output"): _read_alpaca,
-    ("prompt", "completion"): _read_prompt,
-    ("source", "target"): _read_pair,
-    ("text",): _read_text,
+READERS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], str], Row]]] = {
+    "messages": (("messages",), _read_messages),
+    "sharegpt": (("conversations",), _read_sharegpt),
+    "alpaca": (("instruction", "output"), _read_alpaca),
+    "prompt": (("prompt", "completion"), _read_prompt),
+    "pair": (("source", "target"), _read_pair),
+    "text": (("text",), _read_text),
 }
 
 
@@ -141,7 +181,8 @@ def _message(turn: Any, number: int, where: str) -> dict[str, Any]:
     content = _content(turn.get("content"), number, where)
     if content is None and not (role == "assistant" and calls):
         raise DataError(f"message {number} has no 'content'", where=where)
-    message = {**turn, "content": content or ""}
+    # A null entry means that there is none, and templates that ask `is defined` must not see it.
+    message = {key: value for key, value in turn.items() if value is not None} | {"content": content or ""}
     if calls:
         message["tool_calls"] = [_call(call, number, where) for call in _list(calls, "tool_calls", where)]
     return message
@@ -189,6 +230,8 @@ def _parsed(value: Any, name: str, where: str) -> Any:
 
 
 def _list(value: Any, name: str, where: str) -> Sequence[Any]:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _parsed(value, f"'{name}'", where)
     if not isinstance(value, list):
         raise DataError(f"'{name}' must be a list, not {_name(value)}", where=where)
     return value

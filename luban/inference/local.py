@@ -19,6 +19,7 @@ from luban.inference.reading import beginnings, read_prompts
 from luban.inference.score import score_tokens, split_pair
 from luban.lm import Conversation, Generation, Sampling, Score
 from luban.models import FAMILIES, Kind
+from luban.models.headed import Headed
 from luban.models.seq2seq import Seq2Seq
 from luban.nn.attention import Attention
 from luban.nn.mlp import GatedMLP
@@ -44,12 +45,17 @@ def open_lm(folder: str, device: DeviceConfig | None = None) -> LocalLM:
     check_folder(path)
     where = start(device or DeviceConfig(), seed=None)
     model = open_model(path, device=where).eval()
+    if isinstance(model, Headed):
+        what = "this model has a head for a task in the place of the one for words"
+        raise ModelError(what, where=folder, hint=f"luban classify apply --model {folder} --text TEXT")
     for module in model.modules() if not is_adapter(path) else ():  # an adapter works in each layer alone
         if isinstance(module, Attention | GatedMLP):
             module.join()
     settings_file = (base_of(path) if is_adapter(path) else path) / "generation_config.json"
     settings = read_json(settings_file) if settings_file.is_file() else {}
-    return LocalLM(model, files.load(path), name=path.resolve().name, settings=settings)
+    lm = LocalLM(model, files.load(path), name=path.resolve().name, settings=settings)
+    lm.context -= places_taken(model)
+    return lm
 
 
 def check_folder(folder: Path) -> None:
@@ -78,7 +84,7 @@ class LocalLM:
         """`settings` is what `generation_config.json` says; the sampling values in it are only `suggested`."""
         settings = settings or {}
         self.model, self.tokenizer, self.name = model, tokenizer, name
-        self.context: int = model.config.context - places_taken(model)
+        self.context: int = model.config.context
         self.stop_ids = frozenset(tokenizer.stop_ids)
         self.continues = not isinstance(model, Seq2Seq)
         self._before_text = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []

@@ -1,6 +1,7 @@
 """How likely a text is under a model: batched by similar length, with the large head on needed rows only.
 
-Rows are padded on the right, which a causal model cannot see, so no cache and no mask are needed.
+Rows are padded on the right, which a causal model cannot see, so no mask is needed. What is alike is computed once:
+a context that several answers of one token follow, and what all rows of a batch begin with (`prefix.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from luban.errors import PromptError
+from luban.inference.prefix import read_rows
 from luban.lm import Score
 from luban.models.ngram import NgramLM
 from luban.tokenizers.base import Tokenizer
@@ -93,13 +95,19 @@ def cut_windows(
 
 
 def batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
-    """Windows of similar length together, the longest first, so that a lack of memory shows at once."""
+    """Windows of similar length together, the longest first, so that a lack of memory shows at once.
+
+    Windows that read the same stand side by side and count as one.
+    """
     batch: list[Window] = []
-    for window in sorted(windows, key=lambda window: -len(window.tokens)):
-        if batch and (len(batch) + 1) * len(batch[0].tokens) > BATCH_TOKENS:
+    rows = 0
+    for window in sorted(windows, key=lambda window: (-len(window.tokens), window.tokens)):
+        again = bool(batch) and window.tokens == batch[-1].tokens
+        if batch and not again and (rows + 1) * len(batch[0].tokens) > BATCH_TOKENS:
             yield batch
-            batch = []
+            batch, rows = [], 0
         batch.append(window)
+        rows += not again
     if batch:
         yield batch
 
@@ -108,22 +116,22 @@ def batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
 def score_batch(model: Any, batch: Sequence[Window]) -> list[tuple[list[float], bool]]:
     """For each window: its targets' log-probabilities, and whether all of them were the likeliest."""
     device = model.embedding.weight.device
-    longest = max(len(window.tokens) for window in batch)
-    rows = [window.tokens + [0] * (longest - len(window.tokens)) for window in batch]
-    states = model.hidden(torch.tensor(rows, device=device))
-    needed = torch.cat(
-        [
-            row[len(window.tokens) - len(window.targets) : len(window.tokens)]
-            for row, window in zip(states.unbind(0), batch, strict=True)
-        ]
-    )
+    rows = {row: number for number, row in enumerate(dict.fromkeys(tuple(window.tokens) for window in batch))}
+    first_asked = min(len(window.tokens) - len(window.targets) for window in batch)
+    states, first = read_rows(model, list(rows), from_place=first_asked)
+    places = [
+        rows[tuple(window.tokens)] * states.shape[1] + place - first
+        for window in batch
+        for place in range(len(window.tokens) - len(window.targets), len(window.tokens))
+    ]
+    asked = torch.tensor(places, device=device)
     targets = torch.tensor([token for window in batch for token in window.targets], device=device)
     sizes = [len(window.targets) for window in batch]
+    states = states.flatten(0, 1)
     if isinstance(model, NgramLM):
-        return [
-            _looked_up(model, *part) for part in zip(needed.split(sizes), targets.split(sizes), strict=True)
-        ]
-    logps, likeliest = _through_head(model, needed, targets)
+        parts = zip(states[asked].split(sizes), targets.split(sizes), strict=True)
+        return [_looked_up(model, *part) for part in parts]
+    logps, likeliest = _through_head(model, states, asked, targets)
     return [
         (values.tolist(), bool(flags.all()))
         for values, flags in zip(logps.split(sizes), likeliest.split(sizes), strict=True)
@@ -141,14 +149,20 @@ def _looked_up(
 
 
 def _through_head(
-    model: Any, states: Float[Tensor, "tokens dim"], targets: Int[Tensor, " tokens"]
+    model: Any,
+    states: Float[Tensor, "places dim"],
+    asked: Int[Tensor, " tokens"],
+    targets: Int[Tensor, " tokens"],
 ) -> tuple[Float[Tensor, " tokens"], Tensor]:
-    """Each target's log-probability and whether it was the likeliest, a bounded number of rows at a time."""
+    """Each target's log-probability after the state at its place, and whether it was the likeliest.
+
+    A bounded number of rows goes through the head at a time, one for all targets asked for at one place.
+    """
     at_once = max(1, LOGITS_AT_ONCE // model.config.vocab)
     logps, likeliest = [], []
-    for some, wanted in zip(states.split(at_once), targets.split(at_once), strict=True):
-        logits = model.head(some).float()
-        chosen = logits.gather(1, wanted[:, None])[:, 0]
-        logps.append(chosen - logits.logsumexp(-1))
-        likeliest.append(logits.argmax(-1) == wanted)
+    for some, wanted in zip(asked.split(at_once), targets.split(at_once), strict=True):
+        places, row = some.unique_consecutive(return_inverse=True)
+        logits = model.head(states[places]).float()
+        logps.append(logits[row, wanted] - logits.logsumexp(-1)[row])
+        likeliest.append(logits.argmax(-1)[row] == wanted)
     return torch.cat(logps).cpu(), torch.cat(likeliest).cpu()

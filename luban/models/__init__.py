@@ -19,6 +19,7 @@ from luban.models import (
     mamba,
     ngram,
     rnn,
+    roberta,
     t5,
     t5_files,
     transformer,
@@ -176,6 +177,15 @@ FAMILIES = {
         kind="masked",
         positions="learned",
         paper="Devlin et al. 2019, arXiv:1810.04805",
+        tp_plan=bert.TP_PLAN,
+    ),
+    "roberta": Family(
+        config=roberta.RobertaConfig,
+        model=bert.Bert,
+        names=roberta.NAMES,
+        kind="masked",
+        positions="learned",
+        paper="Liu et al. 2019, arXiv:1907.11692",
         tp_plan=bert.TP_PLAN,
     ),
     "vit": Family(

@@ -1,7 +1,7 @@
 """BERT: an encoder that sees both sides of every word, with the heads it is pretrained by.
 
 The norm comes after each sum; words, positions and segments are learned embeddings, added. Which heads a model
-has is its `architecture`, by Hugging Face's names; heads for tasks are in `heads.py`.
+has is its `architecture`, by Hugging Face's names; heads for tasks are in `headed.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from annotated_types import Ge, Gt
@@ -46,12 +46,21 @@ SUPPORTED = {
     "position_embedding_type": ("absolute",),
     "tie_word_embeddings": (True,),
 }
-Architecture = Literal["BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction", "BertModel"]
+Architecture = Literal[
+    "BertForPreTraining",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertModel",
+    "RobertaForMaskedLM",
+    "RobertaModel",
+]
 ARCHITECTURES: Mapping[Architecture, frozenset[str]] = {
     "BertForPreTraining": frozenset({"pooler", "word_head", "pair_head"}),
     "BertForMaskedLM": frozenset({"word_head"}),
     "BertForNextSentencePrediction": frozenset({"pooler", "pair_head"}),
     "BertModel": frozenset({"pooler"}),
+    "RobertaForMaskedLM": frozenset({"word_head"}),
+    "RobertaModel": frozenset({"pooler"}),
 }
 """What stands on the encoder, by the class in HF that has the same."""
 LAYER = "bert.encoder.layer.*"
@@ -94,7 +103,9 @@ TP_PLAN = {
 class BertConfig:
     """The numbers of one BERT."""
 
-    model_type: Literal["bert"] = "bert"
+    encoder_alone: ClassVar[Architecture] = "BertModel"
+    """Without heads of pretraining."""
+    model_type: Literal["bert", "roberta"] = "bert"
     """Hugging Face's name of the family."""
     architecture: Architecture = "BertForPreTraining"
     """Which heads stand on the encoder."""
@@ -135,7 +146,7 @@ class BertConfig:
         if not self.tied:
             raise ModelError("tied is False; BERT's head for words is its embedding")
         object.__setattr__(self, "hidden", self.hidden or 4 * self.dim)
-        if self.architecture != "BertModel":
+        if self.architecture != self.encoder_alone:
             object.__setattr__(self, "pooler", "pooler" in ARCHITECTURES[self.architecture])
 
     @property
@@ -147,6 +158,11 @@ class BertConfig:
     def pair_head(self) -> bool:
         """Whether the model says if a second text follows the first."""
         return "pair_head" in ARCHITECTURES[self.architecture]
+
+    @property
+    def first_position(self) -> int:
+        """Which of the learned positions is a sequence's first."""
+        return 0
 
     @property
     def kv_heads(self) -> int:
@@ -162,9 +178,8 @@ class BertConfig:
         reject_unsupported(config, SUPPORTED)
         architecture = (config.get("architectures") or ["BertForPreTraining"])[0]
         if architecture not in ARCHITECTURES:
-            hint = "luban.models.heads.load reads classifiers of texts, tokens and spans"
             what = f"architecture '{architecture}'; {nearest(architecture, ARCHITECTURES)}"
-            raise ModelError(what, where="config.json", hint=hint)
+            raise ModelError(what, where="config.json")
         return from_entries(cls, config, HF_ENTRIES, architecture=architecture, dtype=dtype_entry(config))
 
     @classmethod
@@ -238,7 +253,7 @@ class Bert(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = unset_embedding(config.vocab, config.dim)
-        self.positions = unset_embedding(config.context, config.dim)
+        self.positions = unset_embedding(config.first_position + config.context, config.dim)
         self.segments = unset_embedding(config.segments, config.dim)
         self.embedding_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -262,7 +277,7 @@ class Bert(nn.Module):
             self._part("pooler")
         self.head = self.pair_head = None
         self.pooler = self.pooler if pooler else None
-        self.config = dataclasses.replace(self.config, architecture="BertModel", pooler=pooler)
+        self.config = dataclasses.replace(self.config, architecture=self.config.encoder_alone, pooler=pooler)
 
     def hidden(
         self,
@@ -281,9 +296,10 @@ class Bert(nn.Module):
             positions = torch.arange(x.shape[1], device=x.device)[None]
         if segments is None:
             segments = torch.zeros_like(positions)
-        _reject_beyond(positions, self.positions, "position")
-        _reject_beyond(segments, self.segments, "segment")
-        x = self.embedding_norm(x + self.positions(positions) + self.segments(segments))
+        _reject_beyond(positions, self.config.context, "position")
+        _reject_beyond(segments, self.config.segments, "segment")
+        places = self.positions(positions + self.config.first_position)
+        x = self.embedding_norm(x + places + self.segments(segments))
         for block, slot in zip(self.blocks, cache or [Bidirectional()] * len(self.blocks), strict=True):
             x = block(x, slot)
         return x
@@ -320,16 +336,16 @@ class Bert(nn.Module):
         return part
 
 
-def _reject_beyond(ids: Int[Tensor, "batch seq"], table: nn.Embedding, name: str) -> None:
-    """Raise PromptError for an id past `table`.
+def _reject_beyond(ids: Int[Tensor, "batch seq"], known: int, name: str) -> None:
+    """Raise PromptError for an id that is not among the `known` ones.
 
     Elsewhere than on a CPU, looking at the numbers would make the host wait; the lookup itself fails there.
     """
     if not ids.is_cpu or torch.compiler.is_compiling() or not ids.numel():
         return
     largest = int(ids.max())
-    if largest >= table.num_embeddings:
+    if largest >= known:
         raise PromptError(
-            f"{name} {largest} is beyond the {table.num_embeddings} {name}s this model has learned",
+            f"{name} {largest} is beyond the {known} {name}s this model has learned",
             hint="a shorter text" if name == "position" else None,
         )

@@ -20,20 +20,25 @@ from torch import Tensor
 from luban.device import dtype_named
 from luban.errors import DataError, ModelError, nearest
 from luban.folder import atomic_file, read_json, require_space, write_json
-from luban.models import FAMILIES, Family
+from luban.models import FAMILIES, Family, headed
 from luban.models.base import ModelConfig
+from luban.models.headed import HeadConfig
+from luban.models.heads import HEADS
 from luban.models.names import Names, Stored, plan
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
-EMBEDDINGS = ("embedding.weight", "model.embedding.weight")
+EMBEDDINGS = ("embedding.weight", "backbone.embedding.weight")
 """What a tied head shares: of a model itself, or of one that carries a task's head."""
 
 
 def load_config(folder: str | Path) -> Any:
-    """The family's config in `folder`; raises ModelError if it is missing, unreadable or of no known family."""
+    """The family's config in `folder`, or a `HeadConfig` where the model carries a task's head.
+
+    Raises ModelError if it is missing, unreadable or of no known family.
+    """
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise ModelError(
@@ -43,7 +48,7 @@ def load_config(folder: str | Path) -> Any:
     if not isinstance(entries, dict):
         raise ModelError("a config is a JSON object", where=path)
     try:
-        return _family(entries.get("model_type")).config.from_hf(entries)
+        return _from_entries(entries)
     except ModelError as error:
         raise ModelError(error.what, where=path, hint=error.hint) from None
 
@@ -56,20 +61,29 @@ def load(folder: str | Path, *, dtype: str = "float32", device: str | torch.devi
     """
     folder = Path(folder)
     config = load_config(folder)
-    config = dataclasses.replace(config, dtype=config.dtype if dtype == "auto" else dtype)
-    family = _family(config.model_type)
-    with torch.device("meta"):
-        model = family.model(config)
-    read_weights(model, family.names, folder, dtype=dtype_named(config.dtype), device=device)
+    config = _of_dtype(config, config.dtype if dtype == "auto" else dtype)
+    model = hollow(config)
+    _read_weights(model, folder, dtype=dtype_named(config.dtype), device=device)
     return model
 
 
-def read_weights(
-    model: Any, names: Names, folder: Path, *, dtype: torch.dtype, device: str | torch.device
-) -> None:
-    """Give `model`, made on `meta`, the weights in `folder`, all of which fit it; raises as `load` does."""
+def hollow(config: Any) -> Any:
+    """A model of `config`, a family's or a head's, whose weights have no memory (they are on `meta`)."""
+    with torch.device("meta"):
+        if isinstance(config, HeadConfig):
+            return HEADS[config.task].of(config)
+        return _family(config.model_type).model(config)
+
+
+def names_of(config: Any) -> Names:
+    """HF's names of the weights of a model of `config`, a family's or a head's."""
+    return headed.names_of(config) if isinstance(config, HeadConfig) else _family(config.model_type).names
+
+
+def _read_weights(model: Any, folder: Path, *, dtype: torch.dtype, device: str | torch.device) -> None:
+    """Give `model`, which is `hollow`, the weights in `folder`, all of which fit it; raises as `load` does."""
     weights: dict[str, Tensor] = {}
-    for name, part in _checked(folder, model, names):
+    for name, part in _checked(folder, model, names_of(model.config)):
         kind = dtype if part.is_floating_point() else part.dtype
         weights[name] = part.to(device=device, dtype=kind).contiguous()
     model.load_state_dict(weights, assign=True, strict=not model.config.tied)
@@ -91,22 +105,13 @@ def save(model: Any, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> N
 
     Each file appears whole or not at all, the config last; other files of the folder are left alone.
     """
-    config = dataclasses.replace(
-        model.config, dtype=str(next(model.parameters()).dtype).removeprefix("torch.")
-    )
-    names = _family(config.model_type).names
-    write_model(model, names, config.to_hf(), Path(folder), shard_bytes=shard_bytes)
-
-
-def write_model(
-    model: Any, names: Names, entries: Mapping[str, Any], folder: Path, *, shard_bytes: int = SHARD_BYTES
-) -> None:
-    """Write the weights under `names`, and `entries` as `config.json`; see `save`."""
+    folder = Path(folder)
+    entries = _of_dtype(model.config, str(next(model.parameters()).dtype).removeprefix("torch.")).to_hf()
     parameters = dict(model.named_parameters())
     if any(parameter.dtype == torch.uint8 for parameter in parameters.values()):
         what = "some of the model's weights are quantised, and a model folder holds floats"
         raise ModelError(what, where=folder, hint="save its adapter, or merge it first")
-    stored = plan(names, parameters)
+    stored = plan(names_of(model.config), parameters)
     require_space(folder, sum(parameter.nbytes for parameter in parameters.values()))
     shards = _shards(stored, parameters, shard_bytes)
     files = [WEIGHTS] if len(shards) == 1 else [_shard_file(i, len(shards)) for i in range(len(shards))]
@@ -129,7 +134,15 @@ def _family(model_type: Any) -> Family:
     return FAMILIES[model_type]
 
 
+def _of_dtype(config: Any, dtype: str) -> Any:
+    if isinstance(config, HeadConfig):
+        return dataclasses.replace(config, body=_of_dtype(config.body, dtype))
+    return dataclasses.replace(config, dtype=dtype)
+
+
 def _from_entries(entries: Mapping[str, Any]) -> Any:
+    if headed.task_of(entries):
+        return HeadConfig.from_hf(entries)
     return _family(entries.get("model_type")).config.from_hf(entries)
 
 

@@ -105,9 +105,11 @@ class LlamaConfig:
         self._check_windows()
         self._check_experts()
         scaling = self.rope_scaling
-        if scaling is not None and scaling.kind == "dynamic" and scaling.original_context != self.context:
-            told = f"dynamic rope_scaling begins at {scaling.original_context} tokens"
-            raise ModelError(f"{told}, the context is {self.context}; files can only say one number for both")
+        if scaling is not None and scaling.kind == "dynamic" and scaling.longest != self.context:
+            told = f"dynamic rope_scaling of {scaling.original_context} tokens by {scaling.factor:g} makes"
+            raise ModelError(
+                f"{told} {scaling.longest}, the context is {self.context}; files say no third number"
+            )
 
     def _check_windows(self) -> None:
         allowed = self.member.windows
@@ -171,7 +173,7 @@ class LlamaConfig:
             "model_type": self.model_type,
             **{entry: getattr(self, field) for entry, field in entries_of(self.member).items()},
             "hidden_act": "silu",
-            **write_rope(self),
+            **write_rope(self),  # with dynamic scaling also another window than `context`
             **write_windows(self),
             **experts,
             "attention_bias": False,

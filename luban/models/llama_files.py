@@ -150,7 +150,10 @@ def entries_of(member: Member) -> dict[str, str]:
 
 
 def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling`, from `rope_parameters` or, before transformers 5, from two entries."""
+    """`rope_theta` and `rope_scaling`, from `rope_parameters` or, before transformers 5, from two entries.
+
+    With dynamic scaling also `context`: the file's window is the one before scaling.
+    """
     entries: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
     default = MEMBERS[config.get("model_type", "llama")].theta
     theta = float(entries.get("rope_theta") or config.get("rope_theta") or default)
@@ -170,7 +173,9 @@ def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {entry: entries.get(entry) for entry in known}
     if kind != "linear":
         numbers[ORIGINAL] = _original_context(config, entries, kind)
-    return {"rope_theta": theta, "rope_scaling": from_entries(RopeScaling, numbers, ROPE_ENTRIES, kind=kind)}
+    scaling = from_entries(RopeScaling, numbers, ROPE_ENTRIES, kind=kind)
+    window = {"context": scaling.longest} if kind == "dynamic" else {}  # files have the old one there
+    return {"rope_theta": theta, "rope_scaling": scaling, **window}
 
 
 def _original_context(config: Mapping[str, Any], entries: Mapping[str, Any], kind: str) -> Any:
@@ -192,7 +197,11 @@ def write_rope(config: LlamaConfig) -> dict[str, Any]:
     numbers = {entry: getattr(scaling, ROPE_ENTRIES[entry]) for entry in kept}
     rope = {"rope_type": "default" if scaling is None else scaling.kind}
     rope |= {entry: value for entry, value in numbers.items() if value is not None}
+    window = {}
+    if scaling is not None and scaling.kind == "dynamic":
+        window = {"max_position_embeddings": scaling.original_context}
     return {
+        **window,
         "rope_theta": theta,
         "rope_scaling": None if scaling is None else rope,
         "rope_parameters": {**rope, "rope_theta": theta},

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from luban.nn.kernels import plain
+from luban.nn.remade import Kept
+
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
-_PLAIN = (Tensor, nn.Parameter)
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -47,14 +49,7 @@ def linear(
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (
-        _HAS_ONEDNN
-        and x.dtype == torch.float32 == weight.dtype
-        and x.is_cpu
-        and type(x) in _PLAIN
-        and type(weight) in _PLAIN
-        and not torch.is_autocast_enabled("cpu")
-    )
+    return _HAS_ONEDNN and plain(x, weight) and not torch.is_autocast_enabled("cpu")
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,16 +81,18 @@ class _Product(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004 - torch's
         x, weight = inputs  # what no gradient needs is not kept: the input of a frozen weight
         to_x, to_weight = ctx.needs_input_grad
-        ctx.save_for_backward(x if to_weight else None, weight if to_x else None)
+        ctx.kept = Kept(x) if to_weight else None
+        ctx.save_for_backward(weight if to_x else None, *(ctx.kept.tensors if ctx.kept else ()))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,) = gradients
-        x, weight = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1])
+        weight, *kept = ctx.saved_tensors
         to_x = linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        to_weight = linear(rows.t(), x.reshape(-1, x.shape[-1]).t()) if ctx.needs_input_grad[1] else None
-        return to_x, to_weight
+        if ctx.kept is None:
+            return to_x, None
+        rows, x = gradient.reshape(-1, gradient.shape[-1]), ctx.kept.input(*kept)
+        return to_x, linear(rows.t(), x.reshape(-1, x.shape[-1]).t())
 
 
 class Joined:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from luban.nn.linear import Joined, Linear
+from luban.nn.passes import swiglu
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 """What bends between the two products, by Hugging Face's names; `gelu_new` is the tanh form of `gelu`."""
@@ -41,7 +42,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq dim"]:
         gate, up = (self.gate(x), self.up(x)) if self.joined is None else self.joined(x)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(gate, up))
 
 
 class MLP(nn.Module):

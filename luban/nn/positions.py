@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from luban.nn.passes import turn
 from luban.nn.rope_scaling import RopeScaling, dynamic_speeds, rotation_speeds
 
 Rotation = tuple[Tensor, Tensor]
@@ -81,8 +82,7 @@ def rotate(
 
     Source: Su et al. 2021, eq. 34 (arXiv:2104.09864), with pairs split in halves as LLaMA's weights expect.
     """
-    cos, signed_sin = rotation
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
+    return turn(x, *rotation)
 
 
 class Alibi(nn.Module):

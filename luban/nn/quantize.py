@@ -280,4 +280,4 @@ def _bodies(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def _is_head(name: str) -> bool:
-    return name.rpartition(".")[2] == "head"
+    return name.rpartition(".")[2] in ("head", "score")

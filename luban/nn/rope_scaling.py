@@ -48,6 +48,11 @@ class RopeScaling:
             raise ModelError(f"{told} {self.low_freq_factor}")
 
     @property
+    def longest(self) -> int:
+        """The longer context, in tokens."""
+        return round(self.factor * self.original_context)
+
+    @property
     def strength(self) -> float:
         """What queries and keys are multiplied by, to make up for flatter attention over more tokens.
 

@@ -11,23 +11,18 @@
 #include <vector>
 
 #include "unicode.hpp"
+#include "vectors.hpp"
 
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 6, VECTORS = 4;
+constexpr int ROWS = 6, VECTORS = 4;
 #elif defined(__AVX2__)
-constexpr int LANES = 8, ROWS = 6, VECTORS = 2;
+constexpr int ROWS = 6, VECTORS = 2;
 #else
-constexpr int LANES = 4, ROWS = 4, VECTORS = 4;
+constexpr int ROWS = 4, VECTORS = 4;
 #endif
 constexpr int64_t BLOCK = 64;  // queries at a time
-
-typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-Vector load(const float* at) { return *reinterpret_cast<const Vector*>(at); }
-void store(float* at, Vector value) { *reinterpret_cast<Vector*>(at) = value; }
 
 // A matrix whose rows lie `row` numbers apart, and its columns `column`.
 struct Matrix {
@@ -66,23 +61,6 @@ void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float
     for (; columns >= VECTORS * LANES; columns -= VECTORS * LANES, b += VECTORS * LANES, c += VECTORS * LANES)
         column_of_tiles<VECTORS>(rows, depth, a, b, b_row, c, c_row, add);
     for (; columns > 0; columns -= LANES, b += LANES, c += LANES) column_of_tiles<1>(rows, depth, a, b, b_row, c, c_row, add);
-}
-
-// e^x for x <= 0 to two units in the last place, 0 below -87: 2^n times a polynomial of the rest (Cephes).
-Vector exponential(Vector x) {
-    const float magic = 12582912.0f;  // adding it rounds to a whole number, in the low bits
-    Vector shifted = x * 1.44269504088896341f + magic;
-    Vector whole = shifted - magic;
-    Vector rest = x - whole * 0.693359375f;
-    rest = rest + whole * 2.12194440e-4f;
-    Vector sum = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-    sum = sum * rest + 8.3334519073e-3f;
-    sum = sum * rest + 4.1665795894e-2f;
-    sum = sum * rest + 1.6666665459e-1f;
-    sum = sum * rest + 5.0000001201e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    Integers power = (reinterpret_cast<Integers>(shifted) - 0x4B400000 + 127) << 23;
-    return x < -87.0f ? Vector{} : sum * reinterpret_cast<Vector>(power);  // so that NaN stays NaN
 }
 
 // One query's scores: of `size`, it sees those from `first` to before `last`.

@@ -8,22 +8,19 @@ computes what a mask then hides, through products that know no AVX-512 on AMD; t
 from __future__ import annotations
 
 import ctypes
-import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from luban.errors import MachineError
-from luban.native import build
+from luban.nn.kernels import Kernels, plain
 
 SHORTEST, LONGEST = 16, 8192
 """Rows between which the kernel's buffers, a block of queries against the whole row, stay in a core's cache."""
 
-PLAIN = {Tensor, nn.Parameter}
-"""Kinds of tensors with memory of their own; who traces the code on fakes adds its kind for that while."""
+KERNELS = Kernels(Path(__file__).with_suffix(".cpp"))
 
 
 class _Place(ctypes.Structure):
@@ -49,9 +46,7 @@ class _Attention(ctypes.Structure):
 def suits(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether `span_attention` takes these: float32 on a CPU, whole vectors in a head, and a compiler was found."""
     return (
-        q.dtype == torch.float32 == k.dtype == v.dtype
-        and q.is_cpu
-        and all(type(part) in PLAIN for part in (q, k, v))
+        plain(q, k, v)
         and q.shape[-1] % 16 == 0
         and SHORTEST <= q.shape[2] == k.shape[2] <= LONGEST
         and not torch.is_autocast_enabled("cpu")
@@ -59,24 +54,8 @@ def suits(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
-def available() -> bool:
-    """Whether the kernel can be built and run here. While code is compiled nothing is built: ask once before."""
-    return _looked == [None] if torch.compiler.is_compiling() else why_not() is None
-
-
-def why_not() -> str | None:
-    """What keeps the kernel from running here, or None; `luban doctor` shows it."""
-    if not _looked:
-        try:
-            _library()
-            _looked.append(None)
-        except (MachineError, OSError) as error:
-            _looked.append(str(error))
-    return _looked[0]
-
-
-_looked: list[str | None] = []
-"""What `why_not` found, once it has looked."""
+available, why_not = KERNELS.available, KERNELS.why_not
+"""Whether the kernel can be built and run here, and what keeps it from that; `luban doctor` shows it."""
 
 
 def span_attention(
@@ -157,13 +136,4 @@ def _run(direction: str, starts: Tensor, logs: Tensor, **parts: Tensor) -> None:
         logs.data_ptr(),
         **{name: _Place(part.data_ptr(), *part.stride()[:3]) for name, part in placed.items()},
     )
-    library, openmp = _library()
-    # The team of threads that PyTorch's own kernels run on: a second team would fight with it for the cores.
-    threads = min(torch.get_num_threads(), batch * k.shape[1])
-    openmp.GOMP_parallel(getattr(library, f"luban_spans_{direction}"), ctypes.byref(task), threads, 0)
-
-
-@functools.cache
-def _library() -> tuple[ctypes.CDLL, ctypes.CDLL]:
-    """The kernel and PyTorch's OpenMP; raises MachineError or OSError where one is missing."""
-    return build.load(Path(__file__).with_suffix(".cpp")), ctypes.CDLL("libgomp.so.1")
+    KERNELS.run(f"luban_spans_{direction}", task, tasks=batch * k.shape[1])

@@ -37,7 +37,7 @@ class LoraConfig:
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the inputs to A that training leaves out."""
     target_modules: tuple[str, ...] = ("q", "v")
-    """Layers by the ends of their names, as `luban models FOLDER --layers` lists them: q, attention.o, mlp.*, ...;
+    """Layers by the ends of their names, ours (q, attention.o, mlp.*, ...) or Hugging Face's (q_proj);
     `all-linear` is every linear layer but the head."""
     rank_pattern: Mapping[str, Annotated[int, Ge(1)]] = field(default_factory=dict)
     """Other ranks for some layers, by pattern (in a config file); the first that fits a layer counts."""

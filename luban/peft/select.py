@@ -22,7 +22,7 @@ from luban.peft.adapter import Adapter, Stored, freeze
 
 NORMS = (nn.LayerNorm, RMSNorm)
 BIASED = ("bart", "bert", "bloom", "feedforward", "gpt2", "gru", "lstm", "mamba", "qwen2", "rnn", "rnnsearch",
-          "transformer", "vit")  # fmt: skip
+          "roberta", "transformer", "vit")  # fmt: skip
 """Families whose layers have biases."""
 
 

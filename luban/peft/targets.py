@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 ALL_LINEAR = "all-linear"
 """In place of patterns: every linear layer but the head, as `peft` means it."""
+HEADS = ("head", "score")
+"""Names of a model's head for words, and of one for a task."""
 
 
 def own_patterns(patterns: Sequence[str], names: Mapping[str, str]) -> tuple[str, ...]:
@@ -40,11 +42,12 @@ def expanded(model: Any, patterns: Sequence[str]) -> tuple[str, ...]:
     """`patterns`, `all-linear` among them replaced by the layers that it means."""
     if ALL_LINEAR not in patterns:
         return tuple(patterns)
-    head = getattr(model, "head", None)
     every = [
         place
         for place, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and ATTACHED not in place.split(".")
+        if isinstance(module, nn.Linear)
+        and place.rpartition(".")[2] not in HEADS
+        and ATTACHED not in place.split(".")
     ]
     return (*(pattern for pattern in patterns if pattern != ALL_LINEAR), *every)
 

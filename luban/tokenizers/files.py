@@ -231,7 +231,9 @@ class FileTokenizer:
         if True in mask:
             last = len(mask) - 1 - mask[::-1].index(True)
             specials = set(self.special_tokens.values())
-            yield from [token for token in ids[last:] if token in specials][:1]
+            answer = [token for token, written in zip(ids, mask, strict=True) if written]
+            # Some templates count the line end behind the special token to the answer, some count neither.
+            yield from [token for token in [*answer[::-1], *ids[last + 1 :]] if token in specials][:1]
 
     def _role_id(self, role: str) -> int | None:
         return self.special_tokens[self._roles[role]] if role in self._roles else None

@@ -196,7 +196,10 @@ def operators(model: Any, batch: Batch, *, top: int, trace: Path | None) -> list
 
 
 def memory(model: Any, batch: Batch) -> dict[str, int]:
-    """Bytes by part after a step: what is counted from tensors, the process's peak, and the rest of it as `other`."""
+    """Bytes by part in a step: what is counted from tensors, the process's peak, and the rest of it as `other`.
+
+    Gradients come as activations go: their memory is the same, and counts once in `other`.
+    """
     ours = updater(model)
     activations: dict[int, int] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -213,13 +216,14 @@ def memory(model: Any, batch: Batch) -> dict[str, int]:
     state = [value for values in ours.optimizer.state.values() for value in values.values()]
     parts = {
         "weights": _bytes(parameters),
-        "gradients": _bytes([p.grad for p in parameters if p.grad is not None]),
+        "gradients": _bytes([p for p in parameters if p.requires_grad]),  # one for each, gone after the step
         "optimizer": _bytes([value for value in state if isinstance(value, Tensor)]),
         "activations": sum(activations.values()),
         "logits": 2 * 4 * min(CHUNK_TOKENS, batch.tokens.numel()) * model.config.vocab,
     }
     peak = _peak_bytes(model.embedding.weight.device)
-    return {**parts, "other": peak - sum(parts.values()), "peak": peak}
+    twice = min(parts["gradients"], parts["activations"] + parts["logits"])
+    return {**parts, "other": peak - sum(parts.values()) + twice, "peak": peak}
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:

@@ -73,9 +73,16 @@ def new_config(shape: ArchitectureConfig, *, vocab: int, context: int, **ids: in
 
 
 def check_fit(model: Any, tokenizer: Tokenizer, *, max_length: int) -> None:
-    """Raise ConfigError if the tokenizer has ids, or rows have positions, that the model config does not."""
-    from luban.models import FAMILIES
+    """Raise ConfigError if the tokenizer has ids, or rows have positions, that the model config does not.
 
+    Nor is a model with a head for a task one that learns text.
+    """
+    from luban.models import FAMILIES
+    from luban.models.headed import HeadConfig
+
+    if isinstance(model, HeadConfig):
+        what = "this model has a head for a task in the place of the one for words"
+        raise ConfigError(what, where="setting 'model'", hint="luban classify goes on from it; else its base")
     if FAMILIES[model.model_type].kind == "vision":
         raise ConfigError(f"'{model.model_type}' models read images, not text", where="setting 'model'")
     if tokenizer.vocab_size > model.vocab:

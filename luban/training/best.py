@@ -8,14 +8,16 @@ from typing import Any
 
 from luban.errors import ConfigError, nearest
 
+HIGHER_IS_BETTER = ("val/accuracy", "val/macro_f1")
+
 
 class Best:
-    """The lowest value of `metric` so far; with the metric `none` it never says anything."""
+    """The best value of `metric` so far, mostly the lowest; with the metric `none` it never says anything."""
 
     def __init__(self, metric: str, *, patience: int) -> None:
         self.metric, self.patience = metric, patience
         self.step: int | None = None
-        """Where the lowest value was seen."""
+        """Where the best value was seen."""
         self.results: dict[str, float] = {}
         """All that was measured there."""
         self.since = 0
@@ -35,7 +37,8 @@ class Best:
             )
         if step == 0:
             return False
-        if not results[self.metric] < self.results.get(self.metric, math.inf):
+        sign = -1 if self.metric in HIGHER_IS_BETTER else 1
+        if not sign * results[self.metric] < sign * self.results.get(self.metric, sign * math.inf):
             self.since += 1
             return False
         self.step, self.results, self.since = step, dict(results), 0

@@ -84,8 +84,9 @@ class LoopConfig:
     """Steps between checkpoints; 0 saves at the end only."""
     save_total_limit: Annotated[int, Ge(1)] = 2
     """Checkpoints kept; older ones are deleted, but never the best."""
-    metric_for_best: Literal["none", "val/loss", "val/bpb"] = "none"
-    """Keep the checkpoint of the evaluation where this was lowest, named in the file `checkpoints/best`."""
+    metric_for_best: Literal["none", "val/loss", "val/bpb", "val/accuracy", "val/macro_f1"] = "none"
+    """Keep the checkpoint of the evaluation where this was best, named in the file `checkpoints/best`; accuracy and
+    F1, which `luban classify` measures, are best where they are highest."""
     load_best: bool = False
     """Make `final/` from the best checkpoint instead of the last."""
     patience: Annotated[int, Ge(0)] = 0

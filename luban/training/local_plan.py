@@ -46,6 +46,7 @@ def forecast(model: Any, config: Config, cluster: Cluster, *, flop_per_s: float)
         seq=config.row,
         compiled=config.compile and FAMILIES[model.model_type].compiles,
         recompute=config.gradient_checkpointing,
+        accumulated=config.gradient_accumulation_steps > 1,
     )
     usable = machine_bytes() * cluster.usable
     seconds = per_token * tokens / rate

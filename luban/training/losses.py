@@ -17,9 +17,12 @@ from torch import Tensor
 from luban.data.batch import IGNORED
 from luban.machine import tuned
 from luban.nn.linear import linear
+from luban.nn.passes import softmax_losses, suits_softmax
 from luban.training.parallel.norms import is_part
 
 CHUNK_TOKENS = 512
+PIECE_VOCAB = 8192
+"""Rows of the head's weight whose gradient is computed at a time."""
 
 
 def linear_cross_entropy(
@@ -69,6 +72,9 @@ def softmax_loss(
     smoothing: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"] | None]:
     """Summed cross-entropy and, if asked for, its gradient of the logits, in the logits' memory."""
+    if suits_softmax(logits, targets):
+        losses = softmax_losses(logits, targets, gradient=gradient, smoothing=smoothing)
+        return losses.sum(), logits if gradient else None
     logz = logits.logsumexp(1, keepdim=True)
     column = targets[:, None]
     loss = (logz - (1 - smoothing) * logits.gather(1, column)).sum()
@@ -112,7 +118,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = linear(grad, weight.t())
             if grad_weight is not None:
-                grad_weight += linear(grad.t(), hidden[rows].t())
+                _add_product(grad_weight, grad, hidden[rows])
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -122,11 +128,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        scale = grads[0]
-        if grad_hidden is not None:
-            grad_hidden = grad_hidden * scale.to(grad_hidden.dtype)
-        if grad_weight is not None:
-            grad_weight = (grad_weight * scale).to(ctx.weight_dtype)
-        if grad_bias is not None:
-            grad_bias = (grad_bias * scale).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        scale, dtype = grads[0], ctx.weight_dtype
+        hidden_dtype = None if grad_hidden is None else grad_hidden.dtype
+        return (
+            _scaled(grad_hidden, scale, hidden_dtype),
+            _scaled(grad_weight, scale, dtype),
+            _scaled(grad_bias, scale, dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype | None) -> Tensor | None:
+    """`scale * gradient` in `dtype`; itself where nothing changes: all activations are still there, memory is dear."""
+    if gradient is None:
+        return None
+    if not scale.requires_grad and scale.is_cpu and scale.item() == 1.0:
+        return gradient.to(dtype)
+    return (gradient * scale).to(dtype)
+
+
+def _add_product(
+    total: Float[Tensor, "vocab dim"], grad: Float[Tensor, "rows vocab"], hidden: Float[Tensor, "rows dim"]
+) -> None:
+    """Add `grad.T @ hidden` to `total`, some of the vocabulary at a time: whole, it would be held twice."""
+    for part, sums in zip(grad.split(PIECE_VOCAB, 1), total.split(PIECE_VOCAB), strict=True):
+        sums += linear(part.t(), hidden.t())

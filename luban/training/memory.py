@@ -44,6 +44,9 @@ CHUNK_TOKENS = 512
 LOGIT_COPIES = 3
 """Chunks of float32 logits at once: the logits, what logsumexp makes of them, its exponentials."""
 
+QUICK_LOGIT_COPIES = 2
+"""The same where the softmax is one pass (`nn/passes`): the logits, and their gradient with its axes exchanged."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
@@ -59,7 +62,9 @@ class Block:
     mask_rows: int = 1
     """Rows of attention's mask: one for all heads, or one for each where scores are biased (ALiBi)."""
     norm_tensors: int = 2
-    """Tensors that a norm leaves behind: its input and output; one more where RMSNorm is not fused (CPU)."""
+    """Tensors that a norm leaves behind: its input and output, which is made again on a CPU (`nn/remade`)."""
+    gate_tensors: int = 3
+    """Tensors that a gated MLP leaves behind: its two halves and their product, made again on a CPU."""
 
 
 def state_bytes(
@@ -97,14 +102,14 @@ def block_numbers(block: Block, *, seq: int, tp: int = 1) -> float:
     """Numbers that one token leaves in a block for the gradients, on one of `tp` devices that share the block.
 
     Kept whole on each: two norms' tensors and the row of the documents' mask, which every attention turns to numbers.
-    Divided: q, k, v, attention's output and log-sum, and the MLP's (gate, its bend, up, product; else up and bend).
+    Divided: q, k, v, attention's output and log-sum, and the MLP's (gate, up and product; else up and bend).
 
     Source: counted as Korthikanti et al. 2022, section 4.1 (arXiv:2205.05198), for blocks without dropout whose
     attention never forms its weights; tensor parallel without their sequence parallelism.
     """
     whole = 2 * block.norm_tensors * block.dim + block.mask_rows * seq
     attention = (2 * block.heads + 2 * block.kv_heads) * block.head_dim + block.heads
-    mlp = (4 if block.gated else 2) * block.hidden
+    mlp = (block.gate_tensors if block.gated else 2) * block.hidden
     return whole + (attention + mlp) / tp
 
 
@@ -141,9 +146,9 @@ def micro_batches_in_flight(stages: int, micro_batches: int, *, chunks: int = 1)
     return min(filling, micro_batches)
 
 
-def logits_bytes(vocab: int, tokens: int, *, tp: int = 1) -> float:
+def logits_bytes(vocab: int, tokens: int, *, tp: int = 1, copies: int = LOGIT_COPIES) -> float:
     """Bytes of the loss's chunks of float32 logits; the loss never holds more."""
-    return 4 * LOGIT_COPIES * min(CHUNK_TOKENS, tokens) * vocab / tp
+    return 4 * copies * min(CHUNK_TOKENS, tokens) * vocab / tp
 
 
 def cache_bytes(block: Block, *, layers: int, tokens: int, number_bytes: int = 2) -> int:

@@ -137,6 +137,12 @@ SHOWN: dict[str, Callable[[float], str]] = {
     "train/memory_mb": lambda megabytes: f"{megabytes / 1000:.1f} GB",
     "val/loss": "val loss {:.3f}".format,
     "val/bpb": "val bpb {:.3f}".format,
+    "rollout/reward": "reward {:.3f}".format,
+    "rollout/kl": "KL {:.2f}".format,
+    "rollout/length": "{:.0f} tokens".format,
+    "val/reward": "val reward {:.3f}".format,
+    "val/accuracy": "accuracy {:.3f}".format,
+    "val/macro_f1": "macro F1 {:.3f}".format,
 }
 """What the bar shows, in this order, and how."""
 

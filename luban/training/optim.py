@@ -40,13 +40,27 @@ def adamw(
         for decayed in (True, False)
         for part in (False, True)  # the fused update takes plain tensors or DTensors, not both at once
     ]
-    return kind(
+    made = kind(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         fused=True,
     )
+    if kind is torch.optim.AdamW:
+        _make_moments(made)
+    return made
+
+
+def _make_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Give AdamW its state before the first step, which would put it between that step's activations, for good."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
 
 
 def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:

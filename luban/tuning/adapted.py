@@ -118,7 +118,8 @@ class Adapted:
 
     def told(self) -> str:
         """`counts` for people."""
-        trained, whole = self.counts().values()
+        counts = self.counts()
+        trained, whole = counts["trained_parameters"], counts["parameters"]
         return f"{self.adapter.method} trains {trained:,} weights; the model has {whole:,}"
 
     def _write_adapter(self, work: Path, model: Any, tokenizer: FileTokenizer | None) -> None:

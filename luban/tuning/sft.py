@@ -19,18 +19,15 @@ from luban.errors import ConfigError
 from luban.training.config import LAYOUT, LoopConfig, OptimizerConfig, ParallelConfig
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from luban.data.conversations import Examples
-    from luban.data.loader import Loader
+    from luban.data.loader import Loader, Source
     from luban.tokenizers.files import FileTokenizer
     from luban.training.loop import Validate
     from luban.training.parallel.world import World
     from luban.training.step import Objective
     from luban.tuning.adapted import Adapted
-
-    Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +45,18 @@ class Config(DeviceConfig):
     model: Path
     """Model folder to start from."""
     data: tuple[Path, ...]
-    """Conversation rows: messages, alpaca, sharegpt or prompt/completion; JSONL or a JSON list."""
+    """Conversation rows (messages, alpaca, sharegpt, prompt/completion, text): .jsonl .json .csv .tsv .parquet .txt
+    files, or folders of them (docs/sft-data.md)."""
     out: Path
     """Folder for checkpoints, log, curves and `final/`."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the rows call their entries: `columns.instruction=question columns.output=answer`."""
+    weights: tuple[Annotated[float, Gt(0)], ...] = ()
+    """Share of the tokens that each path of `data` gets, relative to the others; without them as `temperature` says."""
+    temperature: Annotated[float, Ge(1)] = 1.0
+    """Shares by size^(1/temperature): 1 keeps the sizes' proportions, more lifts small files."""
+    on_bad_row: Literal["reject", "stop"] = "reject"
+    """A row that cannot be learnt goes to `<out>/rejected.jsonl` with the reason and the run goes on, or stops it."""
     validation: Annotated[float, Ge(0), Lt(1)] = 0.02
     """Share of the conversations held out for val/loss."""
     loss_on: Literal["assistant", "last", "all"] = "assistant"
@@ -90,17 +96,32 @@ def run(config: Config) -> dict[str, Any]:
 def _run(config: Config, place: torch.device, world: World) -> dict[str, Any]:
     from luban import folder
     from luban.data.conversations import read_examples
+    from luban.data.example_mix import check_weights, sources, split
+    from luban.data.rejected import write_rejected
     from luban.tokenizers.files import load as load_tokenizer
     from luban.training.parallel.claim import claim, finish
 
     inputs = [config.model, *config.data]
     folder.check_out(config.out, stage="sft", config=config, inputs=inputs, free=LAYOUT)
+    check_weights(config.data, config.weights, config.temperature)
     tokenizer = load_tokenizer(config.model)
     model, learner = _opened(config, tokenizer, place, world)
-    limits = {"max_tokens": config.loop.max_length, "loss_on": config.loss_on, "overlong": config.overlong}
-    examples = read_examples(config.data, tokenizer, **limits)
-    train, held_out = split(config, examples)
+    examples = read_examples(
+        config.data,
+        tokenizer,
+        columns=config.columns,
+        on_bad_row=config.on_bad_row,
+        max_tokens=config.loop.max_length,
+        loss_on=config.loss_on,
+        overlong=config.overlong,
+    )
+    kept, held = split(examples, validation=config.validation, seed=config.seed, max_rows=config.max_rows)
+    shares = {"weights": config.weights, "temperature": config.temperature}
+    train = sources(examples, kept, config.data, **shares)
+    held_out = sources(examples, held, config.data) if held else []
     claim(config.out, world, stage="sft", config=config, inputs=inputs)
+    if world.main:
+        write_rejected(config.out, examples.tally)
     told = _tell(examples, train, held_out, learner, shown=world.main)
     results = {**_tune(config, model, learner, tokenizer, train, held_out, place, world), **told}
     finish(config.out, results, world)
@@ -136,13 +157,14 @@ def _opened(
 
 
 def _tell(
-    examples: Examples, train: list[Pair], held_out: list[Pair], learner: Adapted | None, *, shown: bool
+    examples: Examples, train: list[Source], held_out: list[Source], learner: Adapted | None, *, shown: bool
 ) -> dict[str, int]:
     """What became of the rows, and how many weights are trained, printed where it is to be `shown`."""
     tally = examples.tally
     rows = {"rows": tally.rows, "rejected": len(tally.rejected), "truncated": tally.truncated}
     if shown:
-        print(f"sft: {rows}, {len(train)} to train on, {len(held_out)} held out", file=sys.stderr)
+        trained, held = (sum(len(source.examples) for source in part) for part in (train, held_out))
+        print(f"sft: {rows}, {trained} to train on, {held} held out", file=sys.stderr)
         for reason in tally.rejected[:5]:
             print(f"  rejected {reason}", file=sys.stderr)
         if learner is not None:
@@ -155,8 +177,8 @@ def _tune(
     model: Any,
     learner: Adapted | None,
     tokenizer: FileTokenizer,
-    train: list[Pair],
-    held_out: list[Pair],
+    train: list[Source],
+    held_out: list[Source],
     place: torch.device,
     world: World,
 ) -> dict[str, Any]:
@@ -180,7 +202,7 @@ def _tune(
 
 
 def _validation(
-    config: Config, model: Any, objective: Objective, held_out: list[Pair], world: World
+    config: Config, model: Any, objective: Objective, held_out: list[Source], world: World
 ) -> Validate:
     from luban.training.validate import held_out_loss
 
@@ -190,20 +212,11 @@ def _validation(
     return held_out_loss(model, loader, objective, batches=config.loop.eval_batches, world=world)
 
 
-def split(config: Config, examples: Examples) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out examples, drawn with the seed."""
-    import numpy as np
-
-    order = np.random.default_rng(config.seed).permutation(len(examples))[: config.max_rows]
-    held = round(config.validation * len(order))
-    return [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
-
-
-def _loader(config: Config, examples: list[Pair], world: World, *, epochs: int | None) -> Loader:
-    from luban.data.loader import Loader, Source
+def _loader(config: Config, examples: list[Source], world: World, *, epochs: int | None) -> Loader:
+    from luban.data.loader import Loader
 
     return Loader(
-        [Source(examples=examples, name="conversations")],
+        examples,
         batch=config.loop.per_device_train_batch_size,
         context=config.loop.max_length,
         seed=config.seed,

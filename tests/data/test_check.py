@@ -15,6 +15,7 @@ HOLDS = {
     "round_trip": True,
     "prefix_preserving": True,
     "ends_in_stop": True,
+    "one_bos": True,
 }
 
 
@@ -131,3 +132,67 @@ def test_the_command_takes_the_file_as_a_bare_word_and_speaks_json(rows: Path, m
     words = [sys.executable, "-m", "luban", "data", "check", str(rows), "--model", str(model), "--json"]
     done = subprocess.run(words, capture_output=True, check=True, text=True)
     assert json.loads(done.stdout)["kept"] == 2
+
+
+def test_a_template_that_writes_the_begin_token_twice_is_found_out(rows: Path, tmp_path: Path):
+    twice = "{{ bos_token + bos_token }}" + tiny.VENDOR_CHATML
+    tokenizer = tiny.with_bos(twice)
+    tokenizer.save(tmp_path / "twice")
+    results = checked(rows, tmp_path / "twice")
+    assert results["template"]["one_bos"] is False
+    assert results["template_failed_at"]["one_bos"] == f"{rows}:1"
+
+
+def test_a_proof_names_the_first_conversation_it_fails_on(tmp_path: Path):
+    # The prompt of a second answer is written otherwise than in training, that of a first one is not.
+    blocks = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% generation %}"
+        "{{ m.content + '<|im_end|>' }}{% endgeneration %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' + ('!' if messages | length > 2 else '') }}"
+        "{% endif %}"
+    )
+    tiny.tokenizer_with(blocks).save(tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"messages": TALK * times}) for times in (1, 1, 2)]
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    results = checked(rows, tmp_path / "model")
+    assert results["template"]["prefix_preserving"] is False
+    assert results["template_failed_at"] == {"prefix_preserving": f"{rows}:3"}
+
+
+def test_a_template_that_refuses_a_prompt_does_not_preserve_it(tmp_path: Path):
+    refuses = "{% if messages[-1].role == 'user' %}{{ raise_exception('no') }}{% endif %}" + (
+        "{% for m in messages %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endfor %}"
+    )
+    tiny.tokenizer_with(refuses).save(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": TALK}), encoding="utf-8")
+    assert checked(tmp_path / "rows.jsonl", tmp_path / "model")["template"]["prefix_preserving"] is False
+
+
+def test_formats_and_lengths_are_told(rows: Path, model: Path, capsys: pytest.CaptureFixture[str]):
+    results = checked(rows, model)
+    assert results["formats"] == {"messages": 1, "text": 1}
+    lengths = sorted([len(tiny.tokenizer().render(TALK)[0]), len(tiny.tokenizer().encode("木" * 99)) + 1])
+    assert results["lengths"] == {"median": lengths[0], "p95": lengths[1], "longest": lengths[1]}
+    check.show(results)
+    assert "formats    1 messages, 1 text" in capsys.readouterr().out
+
+
+def test_quantiles_are_lengths_of_rows():
+    assert check.quantiles(range(1, 101)) == {"median": 50, "p95": 95, "longest": 100}
+    assert check.quantiles([]) == {}
+
+
+def test_columns_of_a_table_are_read_under_our_names(model: Path, tmp_path: Path):
+    (tmp_path / "qa.csv").write_text("question;reply\n2+2?;4\n", encoding="utf-8")
+    results = checked(tmp_path / "qa.csv", model, columns={"instruction": "question", "output": "reply"})
+    assert results["formats"] == {"alpaca": 1}
+    assert "".join(piece["text"] for piece in results["shown"][0]["pieces"]).count("2+2?") == 1
+
+
+def test_a_rejected_row_of_broken_characters_can_be_shown(model: Path, tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"messages": TALK}) + '\n{"\\ud83d": 1}\n', encoding="utf-8")
+    words = [sys.executable, "-m", "luban", "data", "check", str(rows), "--model", str(model), "--json"]
+    done = subprocess.run(words, capture_output=True, check=True, text=True)
+    assert json.loads(done.stdout)["rejected"] == [f"{rows}:2: unknown row format with keys: \\ud83d"]

@@ -27,6 +27,7 @@ BERT: dict[str, Any] = {
     "max_position_embeddings": CONTEXT,
     "initializer_range": 0.2,
 }
+ROBERTA = {**BERT, "max_position_embeddings": CONTEXT + 1, "type_vocab_size": 1, "pad_token_id": 0}
 VIT: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -49,9 +50,11 @@ GPT2: dict[str, Any] = {
 LLAMA: dict[str, Any] = {**BERT, "num_key_value_heads": 2, "tie_word_embeddings": True}
 CONFIGS = {
     "Bert": lambda more: transformers.BertConfig(**BERT, **more),
+    "Roberta": lambda more: transformers.RobertaConfig(**ROBERTA, **more),
     "ViT": lambda more: transformers.ViTConfig(**VIT, **more),
     "GPT2": lambda more: transformers.GPT2Config(**GPT2, **more),
     "Llama": lambda more: transformers.LlamaConfig(**LLAMA, **more),
+    "Qwen2": lambda more: transformers.Qwen2Config(**LLAMA | {"tie_word_embeddings": False}, **more),
 }
 
 

@@ -101,7 +101,7 @@ def _vision(case: Calls) -> Iterator[tuple[str, float]]:
     yield SAVED, _apart(case.ours(images), _saved(case)(images).logits)
 
 
-ENCODERS = {"bert": "BertForMaskedLM", "vit": "ViTForImageClassification"}
+ENCODERS = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "vit": "ViTForImageClassification"}
 BUILT: dict[str, Callable[[str], tuple[Any, Path]]] = {
     "causal": references.reference,
     "seq2seq": seq2seq_references.reference,

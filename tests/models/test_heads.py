@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from luban.errors import ModelError, PromptError
-from luban.models import heads, hf
+from luban.models import hf
 from luban.models.bert import Bert, BertConfig
+from luban.models.classifier import Classifier
 from luban.models.gpt2 import GPT2, GPT2Config
-from luban.models.heads import SentenceClassifier, SpanReader, TokenClassifier, best_spans
+from luban.models.heads import SpanReader, TokenClassifier, best_spans
 from tests import tiny
 from tests.models.encoders import (
     VOCAB,
@@ -30,7 +31,13 @@ from tests.models.encoders import (
 )
 
 ENCODERS = ["BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering"]
-DECODERS = ["GPT2ForSequenceClassification", "GPT2ForTokenClassification", "LlamaForSequenceClassification"]
+ROBERTAS = [name.replace("Bert", "Roberta") for name in ENCODERS]
+DECODERS = [
+    "GPT2ForSequenceClassification",
+    "GPT2ForTokenClassification",
+    "LlamaForSequenceClassification",
+    "Qwen2ForSequenceClassification",
+]
 LENGTHS = [16, 9, 2]
 VALID = padding_of(LENGTHS, 16)
 PADDED = tokens_of(3, 16) * VALID
@@ -43,12 +50,13 @@ def made_by(theirs: Any, **arguments: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", [*ENCODERS, *ROBERTAS])
 def test_an_encoders_head_equals_transformers_on_pairs_with_padding(architecture: str) -> None:
     theirs, folder = encoder(architecture)
-    arguments = {"attention_mask": VALID.long(), "token_type_ids": SEGMENTS}
+    segments = SEGMENTS * 0 if architecture in ROBERTAS else SEGMENTS
+    arguments = {"attention_mask": VALID.long(), "token_type_ids": segments}
     expected = made_by(theirs, input_ids=PADDED, **arguments)
-    ours = heads.load(folder)(PADDED, SEGMENTS, VALID)
+    ours = hf.load(folder)(PADDED, segments, VALID)
     every_token = ours.ndim == 3
     assert_same(ours[VALID] if every_token else ours, expected[VALID] if every_token else expected)
 
@@ -58,58 +66,45 @@ def test_an_encoders_head_equals_transformers_on_pairs_with_padding(architecture
 def test_a_decoders_head_equals_transformers_with_padding(architecture: str) -> None:
     theirs, folder = encoder(architecture, num_labels=3, pad_token_id=0)
     expected = made_by(theirs, input_ids=PADDED, attention_mask=VALID.long())
-    ours = heads.load(folder)(PADDED, valid=VALID)
+    ours = hf.load(folder)(PADDED, valid=VALID)
     every_token = ours.ndim == 3
     assert_same(ours[VALID] if every_token else ours, expected[VALID] if every_token else expected)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "architecture", [*ENCODERS, *DECODERS, "GPT2ForQuestionAnswering", "LlamaForQuestionAnswering"]
+    "architecture", [*ENCODERS, *ROBERTAS, *DECODERS, "GPT2ForQuestionAnswering", "LlamaForQuestionAnswering"]
 )
 def test_what_we_save_transformers_loads_with_the_same_logits(architecture: str, tmp_path: Path) -> None:
-    model = heads.load(encoder(architecture)[1])
-    heads.save(model, tmp_path)
+    model = hf.load(encoder(architecture)[1])
+    hf.save(model, tmp_path)
     tokens = tokens_of(1, 16)
     assert_same(model(tokens), made_by(clean_load(architecture, tmp_path), input_ids=tokens))
-    again = heads.load(tmp_path)
+    again = hf.load(tmp_path)
     assert again.config == model.config
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 def test_labels_keep_their_names(tmp_path: Path) -> None:
     model = TokenClassifier(small_bert(), ["O", "B-PER", "I-PER"])
-    heads.save(model, tmp_path)
-    assert heads.load(tmp_path).config.labels == ("O", "B-PER", "I-PER")
+    hf.save(model, tmp_path)
+    assert hf.load(tmp_path).config.labels == ("O", "B-PER", "I-PER")
 
 
 def test_a_head_stands_on_a_pretrained_model_and_leaves_its_body_as_it_was() -> None:
     body = hf.load(encoder("BertForPreTraining")[1])
     tokens = tokens_of(2, 16)
     states = body.hidden(tokens)
-    model = SentenceClassifier(body, ["no", "yes"])
+    model = Classifier(body, ["no", "yes"])
     assert torch.equal(model.states(tokens), states)
     names = [name for name, _ in model.named_parameters()]
-    assert not [name for name in names if name.startswith(("model.head", "model.pair_head"))]
-    assert model.scorer.weight.std().item() == pytest.approx(0.02, rel=0.5)
-
-
-def test_the_auxiliary_loss_is_that_of_next_tokens() -> None:
-    torch.manual_seed(0)
-    model = SentenceClassifier(tiny.gpt2(vocab=VOCAB), ["no", "yes"])
-    labels = torch.tensor([0, 1, 1])
-    task = F.cross_entropy(model(PADDED, valid=VALID), labels)
-    assert model.loss(PADDED, labels, valid=VALID).item() == pytest.approx(task.item(), abs=1e-6)
-    rows = [PADDED[row, :length] for row, length in enumerate(LENGTHS)]
-    each = [F.cross_entropy(model.model(row[None, :-1])[0], row[1:], reduction="sum") for row in rows]
-    language = torch.stack(each).sum() / (sum(LENGTHS) - len(LENGTHS))
-    together = model.loss(PADDED, labels, valid=VALID, lm_weight=0.5)
-    assert together.item() == pytest.approx((task + 0.5 * language).item(), abs=1e-5)
+    assert not [name for name in names if name.startswith(("backbone.head", "backbone.pair_head"))]
+    assert model.score.weight.std().item() == pytest.approx(0.02, rel=0.5)
 
 
 def test_a_decoder_is_read_at_its_last_real_token() -> None:
     torch.manual_seed(0)
-    model = SentenceClassifier(tiny.gpt2(vocab=VOCAB), ["no", "yes"])
+    model = Classifier(tiny.gpt2(vocab=VOCAB), ["no", "yes"])
     batched = model(PADDED, valid=VALID)
     for row, length in enumerate(LENGTHS):
         torch.testing.assert_close(batched[row], model(PADDED[row : row + 1, :length])[0], atol=1e-5, rtol=0)
@@ -144,39 +139,36 @@ def test_a_weight_that_does_not_fit_is_named(
     change: Callable[[Weights], object], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=told):
-        heads.load(changed_folder(tmp_path, ENCODERS[0], change))
+        hf.load(changed_folder(tmp_path, ENCODERS[0], change))
 
 
 @pytest.mark.parametrize(
     ("entries", "told"),
     [
-        (
-            {"architectures": ["BertModel"]},
-            "architecture 'BertModel' is of no task; known are .*QuestionAnswering",
-        ),
+        ({"architectures": ["BertModel"]}, r"unknown weight 'classifier\.(bias|weight)'"),
         ({"problem_type": "regression"}, "'problem_type' is 'regression'"),
-        ({"model_type": "vit"}, "model_type 'vit' takes no head for tasks"),
-        ({"model_type": "unheard"}, "model_type 'unheard' takes no head for tasks"),
-        ({"id2label": {"0": "only"}}, "labels are only; a head tells two or more apart"),
+        ({"model_type": "unheard"}, "unknown model_type 'unheard'"),
+        (
+            {"id2label": {"0": "twice", "1": "twice"}},
+            "labels are twice, twice; a head tells two or more apart",
+        ),
     ],
 )
 def test_a_config_we_do_not_compute_with_is_refused(
     entries: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=told):
-        heads.load(changed_folder(tmp_path, ENCODERS[0], **entries))
+        hf.load(changed_folder(tmp_path, ENCODERS[0], **entries))
 
 
 def test_what_a_body_cannot_do_is_told() -> None:
-    decoder = SentenceClassifier(tiny.gpt2(vocab=VOCAB), ["no", "yes"])
+    decoder = Classifier(tiny.gpt2(vocab=VOCAB), ["no", "yes"])
     with pytest.raises(PromptError, match="a decoder has no segments"):
         decoder(PADDED, SEGMENTS, VALID)
     with pytest.raises(PromptError, match="padded on the right"):
         decoder(PADDED, valid=VALID.flip(1))
-    with pytest.raises(ModelError, match="an encoder predicts no next token"):
-        SentenceClassifier(small_bert(), ["no", "yes"]).loss(PADDED, torch.zeros(3).long(), lm_weight=0.5)
     with pytest.raises(ModelError, match="a BertForMaskedLM has no pooler"):
-        SentenceClassifier(hf.load(encoder("BertForMaskedLM")[1]), ["no", "yes"])
+        Classifier(hf.load(encoder("BertForMaskedLM")[1]), ["no", "yes"])
 
 
 def small_bert() -> Bert:
@@ -213,12 +205,12 @@ def numbers_of(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("body", [small_bert, small_gpt2])
 def test_it_learns_which_of_two_texts_names_the_larger_number(body: Callable[[], Any]) -> None:
     torch.manual_seed(0)
-    model = SentenceClassifier(body(), ["first", "second"])
+    model = Classifier(body(), ["first", "second"])
     encodes = model.config.encoder
 
     def loss_of() -> torch.Tensor:
         rows, segments, labels = numbers_of(64)
-        return model.loss(rows, labels, segments=segments if encodes else None)
+        return F.cross_entropy(model(rows, segments if encodes else None), labels)
 
     learned(model, loss_of, steps=300, rate=1e-3)
     rows, segments, labels = numbers_of(1000)

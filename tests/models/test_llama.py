@@ -137,9 +137,9 @@ def _renamed(model: Any) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def test_dynamic_scaling_from_another_context_cannot_be_written_down_and_is_refused() -> None:
-    scaling = RopeScaling(kind="dynamic", factor=2, original_context=32)
-    with pytest.raises(ValueError, match="begins at 32 tokens, the context is 64"):
+def test_dynamic_scaling_to_another_context_cannot_be_written_down_and_is_refused() -> None:
+    scaling = RopeScaling(kind="dynamic", factor=3, original_context=32)
+    with pytest.raises(ValueError, match="of 32 tokens by 3 makes 96, the context is 64"):
         tiny.llama(rope_scaling=scaling)
 
 

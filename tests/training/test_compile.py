@@ -19,6 +19,7 @@ COMPILED = [
     "mistral",
     "bloom",
     "bert",
+    "roberta",
 ]
 """One of each wiring; Qwen's flags are LLaMA's."""
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from luban.data.batch import IGNORED
+from luban.training import losses
 from luban.training.losses import linear_cross_entropy
 
 
@@ -65,3 +66,29 @@ def test_only_ignored_targets_give_a_loss_of_zero() -> None:
     assert loss.item() == 0
     assert hidden.grad is not None
     assert not hidden.grad.any()
+
+
+def gradients(scale: float) -> tuple[torch.Tensor, ...]:
+    """Loss and gradients of a small head, the loss times `scale`."""
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(size, requires_grad=True) for size in ((11, 6), (37, 6)))
+    loss = linear_cross_entropy(hidden, weight, torch.randint(0, 37, (11,)), chunk_tokens=4, smoothing=0.1)
+    return loss, *torch.autograd.grad(scale * loss, (hidden, weight))
+
+
+def test_a_vocabulary_taken_in_pieces_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gradients(1.0)
+    monkeypatch.setattr(losses, "PIECE_VOCAB", 10)
+    torch.testing.assert_close(gradients(1.0), whole)
+
+
+def test_the_loss_is_the_same_where_its_softmax_is_not_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = gradients(1.0)
+    monkeypatch.setattr(losses, "suits_softmax", lambda *_: False)
+    torch.testing.assert_close(gradients(1.0), quick)
+
+
+def test_a_scaled_loss_has_scaled_gradients() -> None:
+    _, *plain = gradients(1.0)
+    _, *scaled = gradients(0.25)
+    assert all(torch.equal(0.25 * one, other) for one, other in zip(plain, scaled, strict=True))

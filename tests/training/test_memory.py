@@ -96,14 +96,14 @@ def test_our_block_keeps_what_the_papers_does_less_dropout_and_attentions_weight
     assert 2 * (block_numbers(block, seq=2048) - log_sums - mask) == (34 - 2) * 12288
 
 
-@pytest.mark.parametrize(("name", "norm_tensors"), [("llama", 3), ("gpt2", 2), ("bloom", 2), ("qwen2", 3)])
+@pytest.mark.parametrize(("name", "norm_tensors"), [("llama", 1), ("gpt2", 2), ("bloom", 2), ("qwen2", 1)])
 def test_the_formula_of_a_block_is_what_autograd_saves(name: str, norm_tensors: int) -> None:
     config = config_of(name, dim=128)
     block = sizes_of(config).block
     mask_rows = (
         0 if name != "bloom" and spans.why_not() is None else block.mask_rows
     )  # our kernel has no mask
-    counted = dataclasses.replace(block, norm_tensors=norm_tensors, mask_rows=mask_rows)
+    counted = dataclasses.replace(block, norm_tensors=norm_tensors, gate_tensors=2, mask_rows=mask_rows)
     rows, seq = 3, 48
     formula = activation_bytes(counted, tokens=rows * seq, seq=seq, layers=config.layers, precision="float32")
     assert saved_by(config, rows=rows, seq=seq).blocks == pytest.approx(formula, rel=0.02)
@@ -174,8 +174,20 @@ def test_the_parts_of_a_training_process_add_up() -> None:
     parts = training_bytes(config, count(config), rows=2, seq=32, compiled=True)
     assert parts.pop("total") == pytest.approx(sum(parts.values()))
     eager = training_bytes(config, count(config), rows=2, seq=32)
-    assert parts["activations"] < eager["activations"]
+    assert parts["activations"] > eager["activations"]  # an eager pass makes some of them again
     assert parts["runtime"] > eager["runtime"]
+
+
+def test_gradients_take_the_place_of_activations_but_for_those_of_earlier_micro_batches() -> None:
+    config = config_of("llama")
+    many, few, earlier = (
+        training_bytes(config, count(config), rows=rows, seq=32, accumulated=accumulated)
+        for rows, accumulated in ((64, False), (1, False), (64, True))
+    )
+    assert many["gradients"] == 0
+    come_and_go = few["activations"] + few["logits"]
+    assert few["gradients"] + come_and_go == pytest.approx(max(4 * count(config), come_and_go))
+    assert earlier["total"] - many["total"] == pytest.approx(4 * count(config))
 
 
 @pytest.mark.slow

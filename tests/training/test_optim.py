@@ -59,3 +59,34 @@ def test_the_first_step_moves_each_weight_by_the_learning_rate() -> None:
     optimizer.step()
     # After bias correction the first step is lr * g / (|g| + eps): the sign of the gradient times lr.
     torch.testing.assert_close(model.weight, before - 0.01 * torch.tensor([[1.0, -1.0]]))
+
+
+def test_moments_that_are_there_before_the_first_step_change_no_bit() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 4), nn.Linear(5, 4)
+    theirs.load_state_dict(ours.state_dict())
+    config = OptimizerConfig(learning_rate=0.01, weight_decay=0.0)
+    prepared = adamw(ours, config)
+    assert all(
+        prepared.state[parameter]["exp_avg"].shape == parameter.shape for parameter in ours.parameters()
+    )
+    betas = (config.adam_beta1, config.adam_beta2)
+    bare = torch.optim.AdamW(
+        theirs.parameters(), lr=0.01, betas=betas, eps=config.adam_epsilon, weight_decay=0.0, fused=True
+    )
+    for _ in range(3):
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad = torch.randn(mine.shape)
+            other.grad = mine.grad.clone()
+        prepared.step()
+        bare.step()
+    assert all(torch.equal(one, two) for one, two in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_a_parameter_without_gradient_stays_where_it_is() -> None:
+    used, unused = nn.Linear(2, 2), nn.Linear(2, 2)
+    before = unused.weight.detach().clone()
+    optimizer = adamw(nn.Sequential(used, unused), OptimizerConfig(weight_decay=0.5))
+    used(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert torch.equal(unused.weight, before)

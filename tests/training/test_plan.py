@@ -131,12 +131,12 @@ def test_less_is_held_where_blocks_are_recomputed_and_more_where_weights_have_co
     assert held(precision="autocast")["total"] > plain["total"]
 
 
-def test_recomputing_and_compiling_take_less_here() -> None:
+def test_recomputing_takes_less_here_and_compiling_more() -> None:
     def activations(**changes: Any) -> float:
         return plan.run(plan.Config(threads=1, **changes))["memory_bytes"]["activations"]
 
     eager = activations()
-    assert activations(compile=True) < eager
+    assert activations(compile=True) > eager  # eager blocks make some tensors again
     assert activations(gradient_checkpointing=True) < eager / 2
 
 

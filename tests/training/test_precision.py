@@ -39,10 +39,12 @@ def test_products_are_computed_in_the_lower_precision_and_weights_stay_float32(d
     model = tiny.llama()
     seen: list[torch.dtype] = []
     model.get_submodule("blocks.0.mlp.down").register_forward_hook(lambda *call: seen.append(call[-1].dtype))
-    updater_in(dtype, model).update([ragged_rows()], learning_rate=1e-3)
+    updater = updater_in(dtype, model)
+    updater.gradients.sum([ragged_rows()])
     assert seen == [dtype]
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+    updater.update([ragged_rows()], learning_rate=1e-3)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("dtype", LOW)

@@ -90,3 +90,25 @@ def test_epochs_decide_the_number_of_steps_where_none_is_set(workspace: Workspac
     loop = dataclasses.replace(LOOP, max_steps=0, num_train_epochs=2.0)
     config = config_for(workspace, tmp_path / "run", data=(rows,), loop=loop, packing=False, validation=0.0)
     assert sft.run(config)["steps"] == 2 * 32 // 8
+
+
+def test_rejected_rows_lie_beside_the_run_and_a_run_told_to_stop_writes_nothing(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", {"red?": "stop"}, times=40)
+    rows.write_text(rows.read_text(encoding="utf-8") + '{"odd": 1}\n', encoding="utf-8")
+    results = sft.run(config_for(workspace, tmp_path / "run", data=(rows,)))
+    assert results["rejected"] == 1
+    line = json.loads((tmp_path / "run" / "rejected.jsonl").read_text(encoding="utf-8"))
+    assert (line["where"], line["row"]) == (f"{rows}:41", {"odd": 1})
+    with pytest.raises(DataError, match=r"rows\.jsonl:41: unknown row format"):
+        sft.run(config_for(workspace, tmp_path / "stopped", data=(rows,), on_bad_row="stop"))
+    assert not (tmp_path / "stopped").exists()
+
+
+def test_a_table_is_tuned_on_through_its_columns(workspace: Workspace, tmp_path: Path) -> None:
+    table = tmp_path / "qa.csv"
+    table.write_text("question;reply\n" + "red?;stop\n" * 20, encoding="utf-8")
+    columns = {"instruction": "question", "output": "reply"}
+    results = sft.run(config_for(workspace, tmp_path / "run", data=(table,), columns=columns))
+    assert (results["rows"], results["rejected"]) == (20, 0)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from luban.models import FAMILIES
+from luban.models import hf
 from luban.training.parallel.norms import is_part, local
 from luban.training.parallel.world import World
 
@@ -45,8 +45,7 @@ def gathered(model: Any, world: World) -> Any:
     weights = _whole_weights(model, world)
     if not world.main:
         return None
-    with torch.device("meta"):
-        whole = FAMILIES[model.config.model_type].model(model.config)
+    whole = hf.hollow(model.config)
     whole.load_state_dict(weights, assign=True, strict=not model.config.tied)
     if model.config.tied:
         whole.tie()

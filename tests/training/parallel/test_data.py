@@ -89,16 +89,17 @@ def run(name: str, world: World, config: ParallelConfig, rows: int) -> Run:
 
 
 def bytes_of(world: World, config: ParallelConfig) -> dict[str, int]:
-    """Bytes of weights, gradients and optimizer state that this process holds between two steps."""
-    laid_out = spread(made("untied"), world, config)
-    optimizer = laid_out.optimizer(OPTIMIZER)
-    updater = Updater(optimizer, laid_out.gradients(next_token()), max_grad_norm=1.0)
-    updater.update(cut(ragged_rows(), 4)[world.rank :: 2], learning_rate=1e-2)
-    weights = list(laid_out.model.parameters())
+    """Bytes of weights and optimizer state that this process holds between two steps, and of gradients within one."""
+    laid_out, rows = spread(made("untied"), world, config), cut(ragged_rows(), 4)[world.rank :: 2]
+    optimizer, gradients = laid_out.optimizer(OPTIMIZER), laid_out.gradients(next_token())
+    gradients.sum(rows)
+    within = held(p.grad for p in laid_out.model.parameters() if p.grad is not None)
+    optimizer.zero_grad()
+    Updater(optimizer, gradients, max_grad_norm=1.0).update(rows, learning_rate=1e-2)
     states = getattr(optimizer, "optim", optimizer).state.values()
     return {
-        "weights": held(weights),
-        "gradients": held(p.grad for p in weights if p.grad is not None),
+        "weights": held(laid_out.model.parameters()),
+        "gradients": within,
         "optimizer": held(value for state in states for key, value in state.items() if key != "step"),
     }
 

@@ -1,0 +1,77 @@
+"""One iteration of GRPO: a group of answers to each prompt, compared with one another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from luban.alignment.experience import Experience, only_finished
+from luban.alignment.grpo_step import GroupObjective, group_advantages
+from luban.alignment.pupil import Pupil, learn
+from luban.alignment.roles import difference, reference_of, remembered
+from luban.alignment.rollout import Answer
+from luban.alignment.rounds import Rounds
+from luban.alignment.saved import Kept
+from luban.alignment.shaping import told_truncated
+from luban.alignment.summary import summary
+from luban.training.parallel.spread import Undivided
+
+if TYPE_CHECKING:
+    from luban.alignment.grpo import Config
+
+
+class Iteration:
+    """The roles of a run, and what an iteration does with them; called with its number, from 1."""
+
+    def __init__(self, rounds: Rounds, config: Config) -> None:
+        self.rounds, self.config = rounds, config
+        self.reference = reference_of(rounds.policy, base=config.model, device=rounds.device)
+        objective = GroupObjective(
+            low=config.epsilon,
+            high=config.epsilon_high or config.epsilon,
+            beta=config.beta,
+            loss_type=config.loss_type,
+            temperature=config.rollout.temperature,
+        )
+        learner, policy = rounds.learner, Undivided(rounds.policy)
+        self.policy = Pupil("policy", policy, objective, config.optimizer, loop=config.loop, learner=learner)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Answer, judge, read, compare, learn; returns the figures of all that."""
+        config, phases = self.config, self.rounds.phases
+        group = config.num_generations
+        answers, scores = self.rounds.answered(step, prompts=config.rollout.prompts, times=group)
+        with phases.during("reading"):
+            experience, entropies = self._remembered(answers)
+        figures = summary(answers, scores, experience, entropies)
+        figures |= difference(experience, answers, bound=config.rollout.max_difference)
+        advantages = group_advantages(self._told(answers, scores), group=group, scale=config.scale_rewards)
+        groups = advantages.view(-1, group)
+        figures["rollout/silent_groups"] = float((groups == 0).all(1).float().mean())
+        if config.rollout.truncated == "mask":
+            experience = only_finished(experience, answers)
+        spread = advantages[:, None].to(experience.there.device) * experience.there
+        experience = dataclasses.replace(experience, advantages=spread)
+        with phases.during("learning"):
+            figures |= learn(experience.learnable(), [self.policy], step=step, loop=config.loop)
+        return figures
+
+    def kept(self) -> dict[str, Kept]:
+        """All that a checkpoint holds beside the policy's weights."""
+        return {"policy": self.policy}
+
+    def _remembered(self, answers: Sequence[Answer]) -> tuple[Experience, Any]:
+        return remembered(
+            self.rounds.policy,
+            self.reference,
+            None,
+            answers,
+            temperature=self.config.rollout.temperature,
+            rows=self.config.loop.per_device_train_batch_size,
+        )
+
+    def _told(self, answers: Sequence[Answer], scores: Sequence[float]) -> list[float]:
+        rollout = self.config.rollout
+        penalty = rollout.truncated_reward if rollout.truncated == "penalise" else None
+        return told_truncated(answers, scores, reward=penalty)
