@@ -451,7 +451,7 @@ CHANGES: dict[str, dict[str, str]] = {
         "method": "--method ntk",
         "attention_factor": "--attention-factor 2",
         "data": "--data {held_out}",
-        "weights": "--data {held_out} | --weights 9 1",
+        "weights": "--data {held_out} | --weights 1 9",
         "packing": "--packing windows",
         "validation": "--validation {shards}",
         "documents": "--documents {documents}",

@@ -7,7 +7,7 @@ likely each is, in one pass, (4) the reference has said so before (`reference`),
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,16 +16,13 @@ from annotated_types import Ge, Gt, Lt
 from luban.alignment.pair_stage import (
     HELD_OUT,
     LEARNT,
-    PairLoop,
-    PreferenceOptimizer,
-    check_copies,
+    PairConfig,
     check_room,
     pair_loader,
     tell,
 )
-from luban.device import DeviceConfig
 from luban.errors import ConfigError
-from luban.training.config import LAYOUT, ParallelConfig
+from luban.training.config import LAYOUT
 
 if TYPE_CHECKING:
     import torch
@@ -40,19 +37,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DeviceConfig):
+class Config(PairConfig):
     """Tune a model on preferences."""
 
     model: Path
     """Model folder to start from, usually one that `luban sft` wrote."""
     data: tuple[Path, ...]
     """Rows with prompt, chosen and rejected (docs/preferences.md lists the formats); for kto also single answers."""
-    out: Path
-    """Folder for checkpoints, log, curves and `final/`."""
-    validation: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of the prompts held out for val/accuracy."""
-    on_bad_row: Literal["stop", "drop"] = "stop"
-    """What to do with a row that cannot be used: stop and name it, or leave it out (rejected.jsonl)."""
     loss: Literal["sigmoid", "hinge", "ipo", "kto", "simpo"] = "sigmoid"
     """What is learnt from a pair: DPO's own, or one of its relatives."""
     beta: Annotated[float, Gt(0)] = 0.1
@@ -69,23 +60,12 @@ class Config(DeviceConfig):
     """Weight of bad answers in KTO."""
     reference: Literal["precomputed", "live"] = "precomputed"
     """Ask the reference once and write its answers to `<out>/reference`, or at each step: a second model in memory."""
-    packing: bool = True
-    """Fill rows with several pairs; off gives each its own padded row."""
-    peft: Mapping[str, Any] = field(default_factory=dict)
-    """Tune fewer weights: `peft.method=lora peft.r=8 ...` (docs/tuning.md lists methods and settings)."""
-    optimizer: PreferenceOptimizer = field(default_factory=PreferenceOptimizer)
-    loop: PairLoop = field(default_factory=PairLoop)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed of the split and the data order."""
-    max_rows: Annotated[int, Gt(0)] | None = None
-    """Use only this many pairs, drawn with `seed`."""
 
     def __post_init__(self) -> None:
         if self.label_smoothing and self.loss not in ("sigmoid", "simpo"):
             what = f"loss {self.loss} has no label_smoothing; sigmoid and simpo have"
             raise ConfigError(what, where="setting 'label_smoothing'")
-        check_copies(self.parallel)
+        super().__post_init__()
 
 
 def run(config: Config) -> dict[str, Any]:

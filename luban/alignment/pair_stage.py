@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
+from luban.device import DeviceConfig
 from luban.errors import ConfigError
 from luban.training.config import LoopConfig, OptimizerConfig, ParallelConfig
 
@@ -40,6 +42,32 @@ class PairLoop(LoopConfig):
     """Rows in one forward pass, each of one or more whole pairs."""
     max_length: Annotated[int, Ge(2)] = 512
     """Tokens per row: room for the prompt twice and both answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig(DeviceConfig):
+    """What a stage that learns from pairs is told, whatever it makes of them."""
+
+    out: Path
+    """Folder for checkpoints, log, curves, report and `final/`."""
+    validation: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Share of the prompts held out for val/accuracy and the report."""
+    on_bad_row: Literal["stop", "reject"] = "stop"
+    """A row that cannot be used stops the run and is named, or goes to `<out>/rejected.jsonl` with the reason."""
+    packing: bool = True
+    """Fill rows with several pairs; off gives each its own padded row."""
+    peft: Mapping[str, Any] = field(default_factory=dict)
+    """Tune fewer weights: `peft.method=lora peft.r=8 ...` (docs/tuning.md lists methods and settings)."""
+    optimizer: PreferenceOptimizer = field(default_factory=PreferenceOptimizer)
+    loop: PairLoop = field(default_factory=PairLoop)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of what is drawn: the split, the data order, a score's first weights."""
+    max_rows: Annotated[int, Gt(0)] | None = None
+    """Use only this many pairs, drawn with `seed`."""
+
+    def __post_init__(self) -> None:
+        check_copies(self.parallel)
 
 
 def check_copies(parallel: ParallelConfig) -> None:

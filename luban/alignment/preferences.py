@@ -25,7 +25,7 @@ from luban.data.row_formats import Row
 from luban.errors import DataError, TrainingError
 from luban.tokenizers.base import Tokenizer
 
-OnBadRow = Literal["stop", "drop"]
+OnBadRow = Literal["stop", "reject"]
 T = TypeVar("T")
 
 
@@ -117,7 +117,7 @@ def read_pairs(
 ) -> tuple[Pairs, Tally]:
     """All preferences in `paths`; with `judged` answers one by one, each pair as a good and a bad one.
 
-    Raises DataError naming file and line for a row that cannot be used, unless `on_bad_row` is `drop`, and if no
+    Raises DataError naming file and line for a row that cannot be used, unless `on_bad_row` is `reject`, and if no
     row can; TokenizerError where rows are conversations and there is no chat template.
     """
     found, tally = taken(paths, lambda raw: _pairs_of(raw, tokenizer, limits, judged=judged), on_bad_row)
@@ -128,7 +128,7 @@ def read_pairs(
 def taken(paths: Sequence[Path], take: Callable[[RawRow], T], on_bad_row: OnBadRow) -> tuple[list[T], Tally]:
     """What `take` makes of each row, and what became of those that it raised DataError for.
 
-    Raises that error unless `on_bad_row` is `drop`, and DataError where no row is left.
+    Raises that error unless `on_bad_row` is `reject`, and DataError where no row is left.
     """
     tally, kept = Tally(), list[T]()
     rows = (announce(read_raw(path), stage=path.name, noun="rows") for path in paths)
@@ -196,7 +196,7 @@ def _check_length(pair: Pair, limits: Limits) -> None:
         what = f"both answers, each after the prompt, have {both} tokens, and a row {limits.row}"
     else:
         return
-    hint = f"loop.max_length={both}" if both > limits.row and single <= limits.window else "on_bad_row=drop"
+    hint = f"loop.max_length={both}" if both > limits.row and single <= limits.window else "on_bad_row=reject"
     raise DataError(what, where=pair.where, hint=hint)
 
 

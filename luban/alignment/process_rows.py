@@ -56,7 +56,7 @@ def read_steps(
 ) -> tuple[Steps, Tally]:
     """All solutions in `paths` that take at most `room` tokens.
 
-    Raises DataError naming file and line for a row that cannot be used, unless `on_bad_row` is `drop`, and if no
+    Raises DataError naming file and line for a row that cannot be used, unless `on_bad_row` is `reject`, and if no
     row can.
     """
     found, tally = taken(
@@ -74,7 +74,7 @@ def to_solution(raw: Any, tokenizer: Tokenizer, *, where: str, room: int) -> Tar
         raise DataError(error.what, where=where, hint=error.hint) from error
     if len(ids) > room:
         what = f"prompt and steps have {len(ids)} tokens, and there is room for {room}"
-        raise DataError(what, where=where, hint="loop.max_length, or on_bad_row=drop")
+        raise DataError(what, where=where, hint="loop.max_length, or on_bad_row=reject")
     targets = np.full(len(ids), IGNORED, np.int64)
     targets[ends] = labels
     return Targeted(np.array(ids, np.int32), targets)

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge
 
 from luban.alignment.pair_stage import (
     HELD_OUT,
     LEARNT,
-    PairLoop,
-    PreferenceOptimizer,
-    check_copies,
+    PairConfig,
     check_room,
     pair_loader,
     tell,
 )
-from luban.device import DeviceConfig
 from luban.errors import ConfigError
-from luban.training.config import LAYOUT, ParallelConfig
+from luban.training.config import LAYOUT
 
 if TYPE_CHECKING:
     import torch
@@ -44,41 +41,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DeviceConfig):
+class Config(PairConfig):
     """Train a reward model."""
 
     model: Path
     """Model folder to start from, usually what `luban sft` wrote; or a reward model that is to go on."""
     data: tuple[Path, ...]
     """Rows with prompt, chosen and rejected; for kind=steps with prompt, steps and labels (docs/preferences.md)."""
-    out: Path
-    """Folder for checkpoints, log, curves, report and `final/`."""
     kind: Literal["answers", "steps"] = "answers"
     """Reward whole answers, or each step (line) of them."""
-    validation: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of the prompts held out for val/accuracy and the report."""
-    on_bad_row: Literal["stop", "drop"] = "stop"
-    """What to do with a row that cannot be used: stop and name it, or leave it out (rejected.jsonl)."""
     margin: Annotated[float, Ge(0)] = 1.0
     """What the `margin` of a row is multiplied by: how much higher the better answer's reward is to be."""
     centre: Annotated[float, Ge(0)] = 0.0
     """Weight of the square of each pair's summed rewards, which draws them to 0 (0.01 is usual)."""
     imitation: Annotated[float, Ge(0)] = 0.0
     """Weight of the language-model loss on the better answers, by the model's own head for words."""
-    packing: bool = True
-    """Fill rows with several pairs; off gives each its own padded row."""
-    peft: Mapping[str, Any] = field(default_factory=dict)
-    """Tune fewer weights: `peft.method=lora peft.r=8 ...` (docs/tuning.md lists methods and settings)."""
-    optimizer: PreferenceOptimizer = field(default_factory=PreferenceOptimizer)
-    loop: PairLoop = field(default_factory=PairLoop)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed of the score's first weights, of the split and of the data order."""
-    max_rows: Annotated[int, Gt(0)] | None = None
-    """Use only this many pairs, drawn with `seed`."""
 
     def __post_init__(self) -> None:
-        check_copies(self.parallel)
+        super().__post_init__()
         for name, usual in (("margin", 1.0), ("centre", 0.0), ("imitation", 0.0)):
             if self.kind == "steps" and getattr(self, name) != usual:
                 raise ConfigError(f"{name} is of pairs of answers", where=f"setting '{name}'")

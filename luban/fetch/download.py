@@ -6,7 +6,7 @@ PyPI and npm are asked through their own clients, which know the user's mirrors;
 from __future__ import annotations
 
 import fnmatch
-import importlib.util
+import importlib.metadata
 import io
 import os
 import shutil
@@ -70,7 +70,8 @@ def unpack(file: Path, members: Sequence[str], into: Path) -> dict[str, Path]:
 
 
 def _pip(package: str, version: str, into: Path) -> list[str]:
-    if importlib.util.find_spec("pip") is None:
+    # Asked of what is installed: looking for the module would have setuptools drop the `distutils` that others need.
+    if not list(importlib.metadata.distributions(name="pip")):
         raise MachineError("pip is not installed here", hint=f"{sys.executable} -m ensurepip")
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
     return [sys.executable, "-m", "pip", "download", *options, "--dest", str(into), f"{package}=={version}"]

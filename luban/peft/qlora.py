@@ -15,6 +15,7 @@ from luban.device import dtype_named
 from luban.errors import ConfigError
 from luban.nn import surgery
 from luban.nn.quantize import quantise
+from luban.nn.surgery import own_parameters
 from luban.peft.adapter import base_hash
 from luban.peft.lora import LAYERS, Lora, LoraConfig, LowRank, attach_low_rank
 from luban.peft.targets import ALL_LINEAR
@@ -61,4 +62,11 @@ def apply(model: Any, config: QloraConfig, *, name: str = "default") -> Qlora:
         surgery.put(model, before)
         raise
     model.quantised_from = base
+    _let_go_of_files(model)
     return Qlora(model, "qlora", config, name=name)
+
+
+def _let_go_of_files(model: Any) -> None:
+    """Hold what is left in floats in memory of its own: one weight mapped to a file keeps all that was read of it."""
+    for weight in own_parameters(model).values():
+        weight.data = weight.data.clone()

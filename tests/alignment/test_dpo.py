@@ -194,7 +194,7 @@ def test_a_bad_row_stops_the_run_before_anything_is_written(model: Path, tmp_pat
 def test_rows_left_out_are_written_beside_the_run(model: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [*short_and_long(12), DRAW])
     loop = dataclasses.replace(LOOP, max_steps=1)
-    results = dpo.run(config_for(model, rows, tmp_path / "run", on_bad_row="drop", loop=loop))
+    results = dpo.run(config_for(model, rows, tmp_path / "run", on_bad_row="reject", loop=loop))
     assert (results["rows"], results["rejected"]) == (13, 1)
     (line,) = (tmp_path / "run" / "rejected.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line)["row"] == DRAW

@@ -75,7 +75,7 @@ def test_a_pair_without_room_is_named(tmp_path: Path, row: Any, limits: Limits, 
 
 def test_bad_rows_can_be_left_out_and_are_kept_with_their_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", pair("a", "b", "b"), pair("sky?", "blue", "green"), {"prompt": "p"})
-    pairs, tally = read_pairs([path], tiny.tokenizer(), ROOM, on_bad_row="drop")
+    pairs, tally = read_pairs([path], tiny.tokenizer(), ROOM, on_bad_row="reject")
     assert (len(pairs), tally.rows, tally.kept) == (1, 3, 1)
     assert [str(rejected).partition(": ")[2] for rejected in tally.rejected] == [
         "chosen and rejected are the same",
@@ -86,7 +86,7 @@ def test_bad_rows_can_be_left_out_and_are_kept_with_their_reason(tmp_path: Path)
 def test_a_file_of_bad_rows_only_leaves_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", pair("a", "b", "b"))
     with pytest.raises(DataError, match=r"none of 1 rows can be used; the first: .*are the same"):
-        read(path, on_bad_row="drop")
+        read(path, on_bad_row="reject")
 
 
 def test_a_judged_answer_is_no_pair(tmp_path: Path) -> None:

@@ -53,5 +53,5 @@ def test_a_wrong_row_is_named(changes: dict[str, Any], reason: str, tmp_path: Pa
     path.write_text("\n".join(json.dumps(row) for row in (solution(), solution(**changes))), encoding="utf-8")
     with pytest.raises(DataError, match=rf"r\.jsonl:2: {reason}"):
         read_steps([path], tiny.tokenizer(), room=99)
-    steps, tally = read_steps([path], tiny.tokenizer(), room=99, on_bad_row="drop")
+    steps, tally = read_steps([path], tiny.tokenizer(), room=99, on_bad_row="reject")
     assert (len(steps), len(tally.rejected)) == (1, 1)

@@ -115,8 +115,10 @@ def test_bus_bandwidth_is_what_the_slowest_link_carried(three: list[dict[str, An
     rows = {row["collective"]: row for row in three[0]["all"] if row["status"] == RIGHT}
     factors = {name: row["bus_bandwidth"] / row["bandwidth"] for name, row in rows.items()}
     assert factors["all-reduce"] == pytest.approx(2 * 2 / 3)
-    assert factors["all-gather"] == factors["reduce-scatter"] == factors["all-to-all"] == pytest.approx(2 / 3)
-    assert factors["broadcast"] == factors["reduce"] == factors["send/recv"] == 1
+    for name in ("all-gather", "reduce-scatter", "all-to-all"):
+        assert factors[name] == pytest.approx(2 / 3)
+    for name in ("broadcast", "reduce", "send/recv"):
+        assert factors[name] == pytest.approx(1)
     assert all(row["bandwidth"] == pytest.approx(row["bytes"] / row["seconds"]) for row in rows.values())
 
 
