@@ -75,7 +75,7 @@ class RewardedConfig(DeviceConfig):
     """What a stage needs that lets a model answer and learns from what the answers are worth."""
 
     model: Path
-    """Model folder, or adapter folder, to start from; it is also the reference."""
+    """Model folder to start from; it is also the reference."""
     data: tuple[Path, ...]
     """Rows with a `prompt`, text or messages, and whatever columns the reward asks for; JSONL or a JSON list."""
     reward: str

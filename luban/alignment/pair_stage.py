@@ -110,18 +110,11 @@ def tell(
     return rows if learner is None else {**rows, **learner.counts()}
 
 
-def pair_loader(config: Any, examples: Examples, name: str, world: World, *, epochs: int | None) -> Loader:
-    """The loader of a stage with `loop`, `seed` and `packing`: whole documents, each in one row."""
-    from luban.data.loader import Loader, Source
+def pair_loader(
+    config: PairConfig, examples: Examples, name: str, world: World, *, epochs: int | None
+) -> Loader:
+    """The loader of a stage that learns from pairs; each is a document, and so in one row."""
+    from luban.data.loader import Source
+    from luban.training.rows import whole_documents
 
-    return Loader(
-        [Source(examples=examples, name=name)],
-        batch=config.loop.per_device_train_batch_size,
-        context=config.loop.max_length,
-        seed=config.seed,
-        packing="pack" if config.packing else "pad",
-        split_documents=False,
-        epochs=epochs,
-        rank=world.place("dp"),
-        world=world.dp,
-    )
+    return whole_documents(config, [Source(examples=examples, name=name)], world, epochs=epochs)

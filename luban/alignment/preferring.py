@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from luban.data.loader import Loader
 from luban.training.loop import Validate
 from luban.training.parallel.world import World
 from luban.training.step import Objective, Step
+from luban.training.validate import always_the_same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +114,11 @@ def held_out_pairs(
     implies, and their difference; `val/logp`, nats per token of the good answers: DPO may let it fall. `asked` is
     `preferring` as the layout of the model wants it asked.
     """
-    kept = list(islice(loader, batches))
-    device = next(model.parameters()).device
+    ask = always_the_same(model, loader, asked, batches=batches, world=world)
 
-    @torch.no_grad()
     def validate() -> dict[str, float]:
         preferring.forget()
-        for batch in kept:
-            asked(model, batch.to(device))
+        ask()
         names = sorted(preferring.seen)
         seen = dict(zip(names, world.total(*(preferring.seen[name] for name in names)), strict=True))
         good, bad = seen["good"] / max(1, seen["goods"]), seen["bad"] / max(1, seen["bads"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from luban.data.loader import Loader
 from luban.training.loop import Validate
 from luban.training.parallel.world import World
 from luban.training.step import Objective, Step
+from luban.training.validate import always_the_same
 
 
 class Rewarding:
@@ -121,14 +121,11 @@ def held_out_rewards(
     with imitation `val/logp`, nats per token of the good answers. `asked` is `rewarding` as the layout of the model
     wants it asked.
     """
-    kept = list(islice(loader, batches))
-    device = next(model.parameters()).device
+    ask = always_the_same(model, loader, asked, batches=batches, world=world)
 
-    @torch.no_grad()
     def validate() -> dict[str, float]:
         rewarding.seen = {}
-        for batch in kept:
-            asked(model, batch.to(device))
+        ask()
         names = sorted(rewarding.seen)
         return _figures(dict(zip(names, world.total(*(rewarding.seen[name] for name in names)), strict=True)))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from luban.alignment.ppo_config import PretrainingConfig
-from luban.data.loader import Loader, Source
-from luban.data.shards import TokenShards
-from luban.errors import ConfigError
+from luban.data.loader import Loader
+from luban.data.shard_sources import shard_sources
 from luban.tokenizers.files import FileTokenizer
 
 
@@ -13,13 +12,5 @@ def open_texts(config: PretrainingConfig, tokenizer: FileTokenizer, *, seed: int
     """Batches of the shards; None where there are none. Raises ConfigError for shards of another vocabulary."""
     if not config.data:
         return None
-    sources: list[Source] = []
-    for path in config.data:
-        shards = TokenShards.open(path)
-        if shards.vocab != tokenizer.vocab_size:
-            what = (
-                f"the shards hold ids of a vocabulary of {shards.vocab}, the model has {tokenizer.vocab_size}"
-            )
-            raise ConfigError(what, where=path, hint="make the shards with the model's tokenizer")
-        sources.append(Source(examples=shards, weight=float(shards.tokens), name=str(path)))
+    sources = shard_sources(config.data, tokenizer.vocab_size, owner="model")
     return Loader(sources, batch=config.rows, context=config.max_length, seed=seed)

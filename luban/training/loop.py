@@ -8,8 +8,9 @@ Interrupted (Ctrl-C, SIGTERM, SIGKILL, power), the same call goes on from the la
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -260,10 +261,20 @@ class Fit:
         )
 
     def _begin(self) -> None:
-        """Let the learner see data before step 1, the same on a resume; the loader does not move by it."""
-        before = self.loader.state()
-        self.learner.begin((batch.to(self.device) for batch in self.loader), self.objective)
-        self.loader.restore(before)
+        """Let the learner see data before step 1, the same on a resume."""
+        with contextlib.closing(self._first_batches()) as batches:
+            self.learner.begin(batches, self.objective)
+
+    def _first_batches(self) -> Generator[Any, None, None]:
+        """The first copy's first batches, whichever copy asks, so that all choose alike; the loader does not move."""
+        before, rank = self.loader.state(), self.loader.rank
+        self.loader.rank = 0
+        try:
+            for batch in self.loader:
+                yield batch.to(self.device)
+        finally:
+            self.loader.rank = rank
+            self.loader.restore(before)
 
     @property
     def _rows(self) -> int:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import torch
 
     from luban.data.loader import Loader, Source
-    from luban.data.shards import TokenShards
     from luban.tokenizers.files import FileTokenizer
     from luban.training.loop import Sample, Validate
     from luban.training.parallel.world import World
@@ -81,24 +80,21 @@ def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
 
 
 def _run(config: Config, open_lm: OpenLM, place: torch.device, world: World) -> dict[str, Any]:
+    from luban.data.shard_sources import shard_sources
     from luban.models import FAMILIES
     from luban.tokenizers.files import load as load_tokenizer
     from luban.training import counting
     from luban.training.objectives import check_tokenizer
     from luban.training.parallel.claim import claim, finish
-    from luban.training.parallel.plans import plan_for
-    from luban.training.parallel.spread import check
-    from luban.training.parallel.stages import check as check_pipeline
+    from luban.training.run import check_layout
 
     tokenizer = load_tokenizer(config.tokenizer)
-    sources = _sources(config, tokenizer)
+    sources = shard_sources(config.data, tokenizer.vocab_size, config.weights)
     shape = _shape(config, tokenizer)
     check_tokenizer(shape, tokenizer, longest=config.loop.max_length)
     kind = FAMILIES[shape.model_type].kind
     _check_free_running(config, kind=kind)
-    check(config.parallel, world)
-    check_pipeline(shape, config.parallel, micro_batches=config.loop.gradient_accumulation_steps)
-    plan_for(shape, config.parallel.tp)  # raises where its layers cannot be shared out
+    check_layout(config, shape, world)
     if kind == "counted":
         counting.check(config, processes=world.size)
     claim(config.out, world, stage="pretrain", config=config, inputs=_inputs(config))
@@ -178,53 +174,18 @@ def _count(
     return results
 
 
-def _sources(config: Config, tokenizer: FileTokenizer) -> list[Source]:
-    """The shard folders with their weights; raises ConfigError where they do not fit the tokenizer."""
-    from luban.data.loader import Source
-
-    shards = [_shards(path, tokenizer) for path in config.data]
-    weights = config.weights or tuple(float(part.tokens) for part in shards)
-    if len(weights) != len(shards):
-        what = f"{len(weights)} weights for {len(shards)} data folders"
-        raise ConfigError(what, where="setting 'weights'", hint="give one weight per folder")
-    return [
-        Source(examples=part, weight=weight, name=str(path))
-        for part, weight, path in zip(shards, weights, config.data, strict=True)
-    ]
-
-
-def _shards(path: Path, tokenizer: FileTokenizer) -> TokenShards:
-    from luban.data.shards import TokenShards
-
-    shards = TokenShards.open(path)
-    if shards.vocab != tokenizer.vocab_size:
-        what = (
-            f"the shards hold ids of a vocabulary of {shards.vocab}, the tokenizer has {tokenizer.vocab_size}"
-        )
-        raise ConfigError(what, where=path, hint="make the shards again with this tokenizer")
-    return shards
-
-
 def _loader(config: Config, sources: list[Source], world: World, *, epochs: int | None) -> Loader:
-    from luban.data.loader import Loader
+    from luban.training.rows import rows
 
-    return Loader(
-        sources,
-        batch=config.loop.per_device_train_batch_size,
-        context=config.loop.max_length,
-        seed=config.seed,
-        packing=config.packing,
-        stride=config.stride or None,
-        epochs=epochs,
-        rank=world.place("dp"),
-        world=world.dp,
-    )
+    layout = {"packing": config.packing, "stride": config.stride or None}
+    return rows(config, sources, world, epochs=epochs, **layout)
 
 
 def _validation(
     config: Config, model: Any, objective: Objective, tokenizer: FileTokenizer, world: World
 ) -> Validate:
     from luban.data.loader import Source
+    from luban.data.shard_sources import open_shards
     from luban.models import FAMILIES
     from luban.training.validate import held_out_loss
 
@@ -234,7 +195,7 @@ def _validation(
         "causal",
         "counted",
     )  # else the loss is of some only
-    shards = _shards(config.validation, tokenizer)
+    shards = open_shards(config.validation, tokenizer.vocab_size)
     held_out = [Source(examples=shards, weight=1.0, name=str(config.validation))]
     loader = _loader(config, held_out, world, epochs=1)
     return held_out_loss(

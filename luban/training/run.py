@@ -15,7 +15,9 @@ from luban.training.compiling import compiled
 from luban.training.config import LoopConfig, OptimizerConfig, ParallelConfig
 from luban.training.learner import Learner, Whole
 from luban.training.loop import Fit, Sample, Validate, finish_model
-from luban.training.parallel.spread import spread
+from luban.training.parallel.plans import plan_for
+from luban.training.parallel.spread import check, spread
+from luban.training.parallel.stages import check as check_pipeline
 from luban.training.parallel.world import World
 from luban.training.step import Objective
 
@@ -33,6 +35,13 @@ class TrainingConfig(Protocol):
     def parallel(self) -> ParallelConfig: ...
     @property
     def seed(self) -> int: ...
+
+
+def check_layout(config: TrainingConfig, shape: Any, world: World) -> None:
+    """Raise ConfigError where a model of `shape` cannot be laid out over `world` as `config.parallel` says."""
+    check(config.parallel, world)
+    check_pipeline(shape, config.parallel, micro_batches=config.loop.gradient_accumulation_steps)
+    plan_for(shape, config.parallel.tp)
 
 
 def train(

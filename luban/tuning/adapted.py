@@ -188,7 +188,7 @@ def configured(settings: Mapping[str, Any], names: Mapping[str, str]) -> tuple[s
         for name, value in settings.items()
         if name not in OURS
     }
-    if isinstance(merge := settings.get("merge", False), bool) is False:
+    if not isinstance(merge := settings.get("merge", False), bool):
         raise ConfigError(f"'merge' is true or false, not {merge!r}", where="setting 'peft.merge'")
     config = build(kind, told, where=f"setting 'peft' ({method})")
     if hasattr(config, "target_modules"):

@@ -17,6 +17,8 @@ from luban.data.rejected import Tally, raise_rejected
 from luban.errors import DataError
 from luban.models.headed import HeadConfig
 from luban.tokenizers.files import FileTokenizer
+from luban.training.parallel.world import World
+from luban.training.rows import whole_documents
 from luban.tuning.class_loss import ClassLoss, balanced
 from luban.tuning.class_rows import ClassLoader, Layout, codes_of, encode_rows, targeted
 from luban.tuning.labelled import (
@@ -68,19 +70,10 @@ class ClassData:
             ]
             self.tally.truncated += encoded.truncated
 
-    def loader(self, config: Config, part: str, *, epochs: int | None, rank: int, world: int) -> Loader:
+    def loader(self, config: Config, part: str, world: World, *, epochs: int | None) -> Loader:
         """Batches of a part for one process of `world`."""
-        return ClassLoader(
-            [Source(examples=self.examples[part], name=part)],
-            batch=config.loop.per_device_train_batch_size,
-            context=config.loop.max_length,
-            seed=config.seed,
-            packing="pack" if config.packing else "pad",
-            split_documents=False,
-            epochs=epochs,
-            rank=rank,
-            world=world,
-        )
+        source = Source(examples=self.examples[part], name=part)
+        return whole_documents(config, [source], world, epochs=epochs, kind=ClassLoader)
 
     def loss(self, config: Config, head: HeadConfig, place: torch.device) -> ClassLoss:
         """What a model with this head is to learn of these texts."""

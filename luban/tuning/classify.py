@@ -189,7 +189,7 @@ def _train(
     loss = data.loss(config, model.config, place)
 
     def loader(epochs: int | None, part: str = "train") -> Loader:
-        return data.loader(config, part, epochs=epochs, rank=world.place("dp"), world=world.dp)
+        return data.loader(config, part, world, epochs=epochs)
 
     def objective(laid_out: Any, compiled: bool) -> Objective:
         loss.hidden = compiled_hidden(laid_out) if compiled else None

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import torch
 
     from luban.data.loader import Loader, Source
-    from luban.data.shards import TokenShards
     from luban.tokenizers.files import FileTokenizer
     from luban.training.loop import Validate
     from luban.training.parallel.world import World
@@ -145,37 +144,15 @@ def _run(given: Config, config: Config, open_lm: OpenLM, place: torch.device, wo
 
 def _sources(config: Config, shape: Any, tokenizer: FileTokenizer, world: World) -> list[Source]:
     """The text to tune on; raises where it, the new shape and the processes do not fit."""
-    from luban.data.loader import Source
+    from luban.data.shard_sources import shard_sources
     from luban.training.architecture import check_fit
     from luban.training.objectives import check_tokenizer
-    from luban.training.parallel.plans import plan_for
-    from luban.training.parallel.spread import check
-    from luban.training.parallel.stages import check as check_pipeline
+    from luban.training.run import check_layout
 
-    check(config.parallel, world)
-    check_pipeline(shape, config.parallel, micro_batches=config.loop.gradient_accumulation_steps)
-    plan_for(shape, config.parallel.tp)  # raises where its layers cannot be shared out
+    check_layout(config, shape, world)
     check_fit(shape, tokenizer, max_length=config.loop.max_length)
     check_tokenizer(shape, tokenizer, longest=config.loop.max_length)
-    if config.weights and len(config.weights) != len(config.data):
-        what = f"{len(config.weights)} weights for {len(config.data)} data folders"
-        raise ConfigError(what, where="setting 'weights'", hint="give one weight per folder")
-    shards = [_shards(path, tokenizer) for path in config.data]
-    weights = config.weights or [float(part.tokens) for part in shards]
-    return [
-        Source(examples=part, weight=weight, name=str(path))
-        for part, weight, path in zip(shards, weights, config.data, strict=True)
-    ]
-
-
-def _shards(path: Path, tokenizer: FileTokenizer) -> TokenShards:
-    from luban.data.shards import TokenShards
-
-    shards = TokenShards.open(path)
-    if shards.vocab != tokenizer.vocab_size:
-        what = f"the shards hold ids of a vocabulary of {shards.vocab}, the model has {tokenizer.vocab_size}"
-        raise ConfigError(what, where=path, hint="make the shards with the model's tokenizer")
-    return shards
+    return shard_sources(config.data, tokenizer.vocab_size, config.weights, owner="model")
 
 
 def _make(
@@ -219,29 +196,20 @@ def _write(folder: Path, model: Any, tokenizer: FileTokenizer) -> None:
 
 
 def _loader(config: Config, sources: list[Source], world: World, *, epochs: int | None) -> Loader:
-    from luban.data.loader import Loader
+    from luban.training.rows import rows
 
-    return Loader(
-        sources,
-        batch=config.loop.per_device_train_batch_size,
-        context=config.loop.max_length,
-        seed=config.seed,
-        packing=config.packing,
-        epochs=epochs,
-        rank=world.place("dp"),
-        world=world.dp,
-    )
+    return rows(config, sources, world, epochs=epochs, packing=config.packing)
 
 
 def _validation(
     config: Config, model: Any, objective: Objective, tokenizer: FileTokenizer, world: World
 ) -> Validate:
-    from luban.data.loader import Source
+    from luban.data.shard_sources import shard_sources
     from luban.training.validate import held_out_loss
 
     if config.validation is None:
         return dict
-    held_out = [Source(examples=_shards(config.validation, tokenizer), name=str(config.validation))]
+    held_out = shard_sources([config.validation], tokenizer.vocab_size, owner="model")
     loader = _loader(config, held_out, world, epochs=1)
     return held_out_loss(model, loader, objective, batches=config.loop.eval_batches, world=world)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from luban.data.conversations import Examples
-    from luban.data.loader import Loader, Source
+    from luban.data.loader import Source
     from luban.tokenizers.files import FileTokenizer
     from luban.training.loop import Validate
     from luban.training.parallel.world import World
@@ -134,16 +134,12 @@ def _opened(
     """The model to tune and what of it is tuned; raises where they, the tokenizer and the processes do not fit."""
     from luban.models import FAMILIES, hf
     from luban.training.architecture import check_fit
-    from luban.training.parallel.plans import plan_for
-    from luban.training.parallel.spread import check
-    from luban.training.parallel.stages import check as check_pipeline
+    from luban.training.run import check_layout
     from luban.tuning.adapted import adapted
     from luban.tuning.noise import add_noise
 
-    check(config.parallel, world)
     shape = hf.load_config(config.model)
-    check_pipeline(shape, config.parallel, micro_batches=config.loop.gradient_accumulation_steps)
-    plan_for(shape, config.parallel.tp)  # raises where its layers cannot be shared out
+    check_layout(config, shape, world)
     if FAMILIES[shape.model_type].kind != "causal":
         what = f"'{shape.model_type}' models predict no next token: they are not tuned on conversations"
         raise ConfigError(what, where="setting 'model'")
@@ -184,13 +180,14 @@ def _tune(
 ) -> dict[str, Any]:
     from luban.training import run as training
     from luban.training.objectives import next_tokens
+    from luban.training.rows import whole_documents
 
     return training.train(
         config,
         title="sft",
         model=model,
         tokenizer=tokenizer,
-        loader=lambda epochs: _loader(config, train, world, epochs=epochs),
+        loader=lambda epochs: whole_documents(config, train, world, epochs=epochs),
         objective=lambda model, compiles: next_tokens(
             model, compiled=compiles, smoothing=config.label_smoothing
         ),
@@ -204,25 +201,10 @@ def _tune(
 def _validation(
     config: Config, model: Any, objective: Objective, held_out: list[Source], world: World
 ) -> Validate:
+    from luban.training.rows import whole_documents
     from luban.training.validate import held_out_loss
 
     if not held_out:
         return dict
-    loader = _loader(config, held_out, world, epochs=1)
+    loader = whole_documents(config, held_out, world, epochs=1)
     return held_out_loss(model, loader, objective, batches=config.loop.eval_batches, world=world)
-
-
-def _loader(config: Config, examples: list[Source], world: World, *, epochs: int | None) -> Loader:
-    from luban.data.loader import Loader
-
-    return Loader(
-        examples,
-        batch=config.loop.per_device_train_batch_size,
-        context=config.loop.max_length,
-        seed=config.seed,
-        packing="pack" if config.packing else "pad",
-        split_documents=False,
-        epochs=epochs,
-        rank=world.place("dp"),
-        world=world.dp,
-    )

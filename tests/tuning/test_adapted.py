@@ -17,6 +17,7 @@ from luban.lm import Sampling
 from luban.models import hf
 from luban.peft import METHODS
 from luban.peft.adapter import switched_off
+from luban.peft.child import ChildTuning
 from luban.peft.opening import is_adapter, open_model
 from luban.training.config import LoopConfig, ParallelConfig
 from luban.training.loop import Fit
@@ -208,6 +209,27 @@ def test_two_copies_learn_what_one_process_does(workspace: Workspace, tmp_path: 
     run_ranks(2, two_copies, both)
     assert losses(both.out) == pytest.approx(losses(alone.out), abs=1e-6)
     torch.testing.assert_close(logits(both.out / "final"), logits(alone.out / "final"), rtol=0, atol=1e-5)
+
+
+def child_chosen(config: sft.Config) -> str:
+    """Which weights this process's child is made of; the process ends with the test."""
+    seen: list[str] = []
+    look = ChildTuning.before_training
+
+    def noting(self: ChildTuning, batches: Any, objective: Any) -> None:
+        look(self, batches, objective)
+        seen.append(self.state()["child"])
+
+    ChildTuning.before_training = noting
+    sft.run(config)
+    return seen[0]
+
+
+@pytest.mark.slow
+def test_copies_that_read_other_rows_choose_the_same_child(workspace: Workspace, tmp_path: Path) -> None:
+    peft = {"method": "child_tuning", "kind": "D"}
+    one, other = run_ranks(2, child_chosen, config_for(workspace, tmp_path / "run", peft=peft))
+    assert one == other
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Train and write `<out>/final/`; returns the last pushes' mean loss, and how often each staleness was met."""
     from luban import device, folder
+    from luban.data.shard_sources import shard_sources
     from luban.training import checkpoint
     from luban.training.metrics import Log, save_curves
     from luban.training.parallel.scheduler import asynchronous, synchronous
@@ -83,7 +84,7 @@ def run(config: Config) -> dict[str, Any]:
 
     check(config)
     tokenizer, model = _made(config)
-    _check_shards(config, vocab=tokenizer.vocab_size)
+    shard_sources(config.data, tokenizer.vocab_size)  # raises where they were made with another tokenizer
     out = folder.claim(
         config.out, stage="dist server", config=config, inputs=[*config.data, config.tokenizer]
     )
@@ -117,17 +118,6 @@ def check(config: Config) -> None:
         raise ConfigError(what, where="setting 'pushes'")
 
 
-def _check_shards(config: Config, *, vocab: int) -> None:
-    """Raise ConfigError where shards were made with another tokenizer."""
-    from luban.data.shards import TokenShards
-
-    for path in config.data:
-        theirs = TokenShards.open(path).vocab
-        if theirs != vocab:
-            what = f"the shards hold ids of a vocabulary of {theirs}, the tokenizer has {vocab}"
-            raise ConfigError(what, where=path, hint="make the shards again with this tokenizer")
-
-
 def _made(config: Config) -> tuple[Any, Any]:
     """The tokenizer and a new model, the same for all who call it."""
     import torch
@@ -155,18 +145,14 @@ def made_worker(config: Config, number: int) -> Worker:
 
     tokenizer, model = _made(config)
     objective = objective_for(model, tokenizer, compiled=False)
-    return Worker(model, objective, _batches(config, number), servers=config.servers)
+    return Worker(model, objective, _batches(config, number, tokenizer.vocab_size), servers=config.servers)
 
 
-def _batches(config: Config, number: int) -> Iterator[Any]:
-    from luban.data.loader import Loader, Source
-    from luban.data.shards import TokenShards
+def _batches(config: Config, number: int, vocab: int) -> Iterator[Any]:
+    from luban.data.loader import Loader
+    from luban.data.shard_sources import shard_sources
 
-    shards = [TokenShards.open(path) for path in config.data]
-    sources = [
-        Source(examples=part, weight=float(part.tokens), name=str(path))
-        for part, path in zip(shards, config.data, strict=True)
-    ]
+    sources = shard_sources(config.data, vocab)
     loader = Loader(
         sources,
         batch=config.per_device_train_batch_size,
