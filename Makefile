@@ -43,4 +43,10 @@ clean:
 
 .venv/.ready-dev: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@$(HAS_BROWSER) || $(GET_BROWSER) || echo "no Chromium here: pages will not be tested in a browser" >&2
 	touch $@
+
+# Pages are tested in a real browser: the one that is here, or Debian's where this user may install packages.
+HAS_BROWSER = command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
+GET_BROWSER = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing Chromium for the tests" \
+  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; }

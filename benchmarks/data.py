@@ -29,6 +29,7 @@ COMPARISONS = {
     "read": "JSON lines and WARC beside json, fastwarc, warcio",
     "warc": "a crawl to token shards: speed and memory of whole commands",
     "scale": "10, 100, 1000 MB under one bound of memory: seconds per MB of each step",
+    "many": "1, 3, 10 million short documents: signatures, groups, split; seconds and memory",
     "ray": "the chain on Ray beside the pool: equal bytes, time",
 }
 MEGABYTES = {"warc": 100.0, "recall": 100.0}
@@ -55,8 +56,11 @@ def main() -> None:
             command.add_argument("--recipe", default="refinedweb")
         if name == "scale":
             command.add_argument("--largest", type=int, default=1000, help="leave out larger sizes (MB)")
+        if name == "many":
+            command.add_argument("--most", type=int, default=10, help="leave out larger sizes (million)")
+        if name in ("scale", "many"):
             command.add_argument(
-                "--scratch", type=Path, help="a folder with 5 GB of room for the run's stages"
+                "--scratch", type=Path, help="a folder with 5 to 8 GB of room for what is made"
             )
     options = parser.parse_args()
     importlib.import_module(f"factory.{options.name}").run(options)

@@ -5,6 +5,7 @@
     python -m benchmarks.peft memory  [--sizes m s tiny]                   LoRA and QLoRA: planned, and taken
     python -m benchmarks.peft methods [--steps 60] [--methods lora ia3]    every method on one task; the table of
                                       [--train 800] [--test 300] [--write] docs/tuning.md
+    python -m benchmarks.peft rates [--write]                              their speed and memory again, quiet
 
 `--threads 1 --cpu` counts CPU seconds, which say more on a busy machine. To be run from the repository's root: as a
 script it would stand where Python looks for the library `peft`. Needs `pip install peft transformers accelerate`.
@@ -62,7 +63,13 @@ def planned(options: argparse.Namespace) -> None:
             memory.compare(size)
 
 
-COMPARISONS = {"step": step, "packing": pack, "memory": planned, "methods": methods.run}
+COMPARISONS = {
+    "step": step,
+    "packing": pack,
+    "memory": planned,
+    "methods": methods.run,
+    "rates": methods.rates,
+}
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ STAGES = {
         "luban.tuning.vocabulary", "new tokens for a tokenizer, and rows for them in its model"
     ),
     "plan": Stage(
-        "luban.training.plan", "parameters, FLOPs, memory, time, energy of a run, here or on a cluster"
+        "luban.tuning.plan", "parameters, FLOPs, memory, time, energy of a run, here or on a cluster"
     ),
     "profile": Stage("luban.training.profile", "where a training step's time and memory go"),
     "pretrain": Stage("luban.training.pretrain", "token shards to a base model", takes_lm=True, shared=True),
@@ -110,13 +110,20 @@ STAGES = {
         "preferences that a program can vouch for, from a model's answers or people's",
         takes_lm=True,
     ),
+    "prefer": Stage(
+        "luban.serving.prefer", "a local page where people say which of two answers is better", takes_lm=True
+    ),
     "reward": Stage(
         "luban.alignment.reward", "preferences to a model that scores answers, or their steps", shared=True
     ),
     "dpo": Stage("luban.alignment.dpo", "preferences to a policy, without a reward model", shared=True),
-    "ppo": Stage("luban.alignment.ppo", "a policy that learns, with a critic, what its answers are worth"),
+    "ppo": Stage(
+        "luban.alignment.ppo", "a policy that learns, with a critic, what its answers are worth", shared=True
+    ),
     "grpo": Stage(
-        "luban.alignment.grpo", "a policy that learns by comparing its own answers, without a critic"
+        "luban.alignment.grpo",
+        "a policy that learns by comparing its own answers, without a critic",
+        shared=True,
     ),
     "translate": Stage(
         "luban.tuning.translate", "pairs of texts to a model that translates, and its BLEU", takes_lm=True
@@ -136,10 +143,16 @@ STAGES = {
         "luban.inference.inspect", "what each head of a model attends to in a text, as pictures"
     ),
     "chat": Stage("luban.inference.chat", "talk to a model in the terminal", takes_lm=True),
+    "serve": Stage("luban.serving.serve", "a model over HTTP, as OpenAI's clients expect it", takes_lm=True),
     "group-heads": Stage(
         "luban.tuning.group_heads", "fewer key and value heads for a trained model: a smaller cache"
     ),
     "merge": Stage("luban.tuning.merge", "adapters put into their base, or several models made one"),
+    "export": Stage(
+        "luban.inference.export",
+        "a model in 8 or 4 bits, or as a GGUF file for llama.cpp, read back and compared",
+    ),
+    "import": Stage("luban.gguf.stage", "a GGUF file to a model folder"),
     "models": Stage("luban.catalogue", "model families and published sizes, or what one model is"),
     "doctor": Stage("luban.doctor", "what works on this machine and why not; its measured speed"),
     "quickstart": Stage("luban.quickstart", "all of the above on real text, in minutes"),

@@ -22,6 +22,7 @@ EXTRAS = {
     "zstandard": ("data", "reading and writing .zst files"),
     "huggingface_hub": ("hub", "luban fetch hf:org/name"),
     "sacrebleu": ("eval", "BLEU in luban translate"),
+    "uvicorn": ("serve", "luban serve, luban prefer"),
     "gguf": ("hub", "luban fetch smollm2, and .gguf files"),
 }
 """Optional packages: the extra that brings each, and what it is for."""

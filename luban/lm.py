@@ -6,8 +6,8 @@ client and a three-line fake in a test all satisfy `LM`. Nothing here imports to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol, TypedDict
 
 from annotated_types import Ge, Gt, Le
@@ -39,23 +39,41 @@ class Sampling:
     """Keep the smallest set of likeliest tokens whose probability reaches this."""
     min_p: Annotated[float, Ge(0), Le(1)] = 0.0
     """Drop tokens less likely than this share of the likeliest one."""
+    typical_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Keep the smallest set of tokens nearest to the expected surprise whose probability reaches this; 1 keeps all."""
     repetition_penalty: Annotated[float, Gt(0)] = 1.0
     """Divide positive (multiply negative) logits of tokens seen in prompt or answer by this; 1 is off."""
     presence_penalty: float = 0.0
     """Subtract this from the logit of every token already in the answer."""
     frequency_penalty: float = 0.0
     """Subtract this from a token's logit for each time it is already in the answer."""
+    no_repeat_ngram: Annotated[int, Ge(0)] = 0
+    """Let no run of this many tokens come twice in prompt and answer; 0 is off."""
+    logit_bias: Mapping[Annotated[int, Ge(0)], Annotated[float, Ge(-100), Le(100)]] = field(
+        default_factory=dict
+    )
+    """Add to the logits of these token ids; -100 as good as rules one out, 100 as good as forces it."""
+    allowed_ids: tuple[Annotated[int, Ge(0)], ...] = ()
+    """Draw from these token ids only; none allows all."""
+    bad_words: tuple[str, ...] = ()
+    """Texts that never come in the answer as the tokenizer writes them, alone or after a space."""
     stop: tuple[str, ...] = ()
     """End before the first of these strings, also where it spans token borders."""
+    stop_ids: tuple[Annotated[int, Ge(0)], ...] = ()
+    """End at these token ids too, besides the model's own; their text is not part of the answer."""
+    min_tokens: Annotated[int, Ge(0)] = 0
+    """Rule out all token ids that end the answer, and pass over stop strings, until it has this many tokens."""
     seed: Annotated[int, Ge(0)] | None = None
     """Seed of this request's own random stream; none takes the process's."""
     logprobs: bool = False
     """Return each new token's log-probability under the model itself, before penalties and temperature."""
+    skip_special: bool = True
+    """Leave special tokens out of the text, as those are before which some models write calls of tools."""
     ignore_eos: bool = False
     """Go on after the end-of-sequence token (for measuring speed)."""
     beams: Annotated[int, Ge(1)] = 1
     """Search with so many beams for the likeliest answer instead of drawing one; temperature and seed then do
-    nothing, and top_k, top_p, min_p, penalties and stop are refused."""
+    nothing, and what changes or cuts the odds of tokens, stop, stop_ids and min_tokens are refused."""
     length_penalty: float = 1.0
     """Compare the answers of several beams by log-probability over length to this power; more favours long ones."""
 
@@ -96,7 +114,10 @@ class LM(Protocol):
     def chat(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Generation]: ...
 
     def stream(self, conversation: Conversation, sampling: Sampling) -> Iterator[str]:
-        """Pieces of one chat answer as they come, never with a broken character."""
+        """Pieces of one chat answer as they come, never with a broken character.
+
+        A generator may return the answer's finish reason at its end.
+        """
         ...
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:

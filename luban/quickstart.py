@@ -39,6 +39,13 @@ ROWS = 8
 SHARE_OF_SFT = 0.3
 """Tuning steps as a share of pretraining steps."""
 
+ALIGNED_FROM_MINUTES = 1.0
+"""A model of seconds seldom ends an answer, so there is nothing to prefer: with less pretraining it is left out."""
+ROUNDS = 30
+"""Iterations of PPO."""
+LONGEST_ANSWER = 40
+POLICY_RATE = 1e-4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -77,12 +84,25 @@ def show(results: dict[str, Any]) -> None:
             questions.add_row(name, share, f"{row['low']:.1%} to {row['high']:.1%}")
         questions.add_row("always the commonest answer", f"{results['after tuning']['majority']:.1%}", "")
         console.print(questions)
+        if "reward" in results:
+            _show_aligned(console, results)
         for row in results["samples"]:
             print(f"step {row['step']}: {row['prompt']} ▸{row['text']}")
     console.print(f"\nall of it took {results['seconds'] / 60:.1f} minutes. Where to go next:")
     console.print(f"  luban chat --model {results['model']}        talk to it")
+    if "aligned" in results:
+        console.print(f"  luban chat --model {results['aligned']}      and to the one that asks back")
     console.print("  luban STAGE --help                 every setting of every stage")
     console.print("  docs/tour.md                       one sentence, from text to served token")
+
+
+def _show_aligned(console: Any, results: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    aligned = Table("held-out chats", "before PPO", "after PPO", title="answers that ask back are preferred")
+    aligned.add_row("reward of the greedy answer", *(f"{reward:.2f}" for reward in results["reward"]))
+    aligned.add_row("drawn answers that ask back", *(f"{share:.1%}" for share in results["preferred"]))
+    console.print(aligned)
 
 
 def _assistant() -> dict[str, Any]:
@@ -113,14 +133,47 @@ def _own(out: Path, minutes: float) -> dict[str, Any]:
           "--questions", questions, "--out", out / "eval-base")  # fmt: skip
     luban("eval", "--model", tuned / "final", "--questions", questions, "--out", out / "eval-tuned")
     luban("chat", "--model", tuned / "final", "--max-tokens", 40, "--seed", 1, *_prompts(CHATS))
+    chats = raw / "chitchat"
+    talks, held_out = chats / "conversations.jsonl", chats / "conversations-holdout.jsonl"
+    aligned = _aligned(tuned / "final", talks, held_out, out) if minutes >= ALIGNED_FROM_MINUTES else {}
     before, after = (read_json(out / f"eval-{name}" / "results.json") for name in ("base", "tuned"))
     return {
         "model": str(tuned / "final"),
+        **aligned,
         "bits_per_byte": before["bits_per_byte"],
         "before tuning": before["questions"],
         "after tuning": after["questions"],
         "samples": [json.loads(line) for line in (base / "samples.jsonl").read_text("utf-8").splitlines()],
     }
+
+
+def _aligned(tuned: Path, talks: Path, held_out: Path, out: Path, prefer: str = "question") -> dict[str, Any]:
+    """Reward model and PPO: answers that ask something back are preferred, which a program can check."""
+    pairs, asked = out / "pairs", out / "pairs-held-out"
+    _answers(tuned, talks, pairs, prefer)
+    before = _answers(tuned, held_out, asked, prefer)
+    luban("reward", "--model", tuned, "--data", pairs / "pairs.jsonl", "--out", out / "reward",
+          "loop.max_steps=60", "loop.max_length=512", f"loop.per_device_train_batch_size={ROWS}",
+          "loop.compile=false", "optimizer.learning_rate=2e-4")  # fmt: skip
+    luban("ppo", "--model", tuned, "--data", pairs / "pairs.jsonl", "--reward", out / "reward" / "final",
+          "--validation", asked / "pairs.jsonl", "--out", out / "aligned", f"loop.max_steps={ROUNDS}",
+          "loop.minibatch=16", f"optimizer.learning_rate={POLICY_RATE}", f"rollout.max_tokens={LONGEST_ANSWER}",
+          "rollout.truncated=penalise", "rollout.truncated_reward=-4")  # fmt: skip
+    after = _answers(out / "aligned" / "final", held_out, out / "pairs-aligned", prefer)
+    log = [json.loads(line) for line in (out / "aligned" / "log.jsonl").read_text("utf-8").splitlines()]
+    rewards = [line["val/reward"] for line in log if "val/reward" in line]
+    return {
+        "aligned": str(out / "aligned" / "final"),
+        "reward": [rewards[0], rewards[-1]],
+        "preferred": [before["property"], after["property"]],
+    }
+
+
+def _answers(model: Path, talks: Path, out: Path, prefer: str) -> dict[str, Any]:
+    """Pairs of the model's answers, told what share of all its answers is as preferred."""
+    told = luban("data", "pairs", "--data", talks, "--model", model, "--prefer", prefer, "--max-rows", 1000,
+                 "--max-tokens", LONGEST_ANSWER, "--out", out, "--json", capture=True)  # fmt: skip
+    return json.loads(told)
 
 
 def _corpus(raw: Path, documents: Path) -> None:

@@ -20,11 +20,11 @@ from safetensors.numpy import load_file
 from luban.config import load
 from luban.errors import ConfigError, DataError, MachineError, ModelError
 from luban.fetch import Config, fetch_known, run
-from luban.fetch import gguf as gguf_folder
 from luban.fetch.bible import KINDS
 from luban.fetch.chitchat import as_messages, convert, is_held_out, merged_turns
 from luban.fetch.known import KNOWN, Known, Pin
 from luban.folder import read_json
+from luban.gguf import read
 from luban.models import hf
 from luban.tokenizers import files
 from tests import tiny
@@ -295,13 +295,10 @@ def gguf_weights() -> dict[str, np.ndarray]:
 
 def test_query_rows_are_put_back_into_the_order_of_two_halves() -> None:
     rows = np.arange(8.0, dtype=np.float32)[:, None]
-    config = {"num_attention_heads": 2, "num_key_value_heads": 1}
     # Two heads of 4: neighbouring rows (0, 1), (2, 3) of llama.cpp are rows (0, 2), (1, 3) of Hugging Face.
-    q = gguf_folder.unpermute("model.layers.0.self_attn.q_proj.weight", rows, config)
-    k = gguf_folder.unpermute("model.layers.0.self_attn.k_proj.weight", rows, config)
+    q, k = read.unpermute(rows, 2), read.unpermute(rows, 1)
     assert q[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
     assert k[:, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
-    assert gguf_folder.unpermute("model.layers.0.self_attn.v_proj.weight", rows, config) is rows
 
 
 def test_a_gguf_file_becomes_a_model_folder_that_opens(tmp_path: Path, home: Path) -> None:
@@ -323,7 +320,7 @@ def test_a_gguf_file_becomes_a_model_folder_that_opens(tmp_path: Path, home: Pat
 def test_digits_are_split_one_by_one(tmp_path: Path) -> None:
     write_gguf(tmp_path / "small.gguf", gguf_weights())
     (tmp_path / "out").mkdir()
-    gguf_folder.convert(tmp_path / "small.gguf", tmp_path / "out")
+    read.convert(tmp_path / "small.gguf", tmp_path / "out")
     layout = read_json(tmp_path / "out" / "tokenizer.json")
     assert layout["pre_tokenizer"]["pretokenizers"][0] == {"type": "Digits", "individual_digits": True}
     assert files.load(tmp_path / "out").decode(files.load(tmp_path / "out").encode("hé 12")) == "hé 12"

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from luban import quickstart as quickstart_stage
 from luban.folder import read_json
 from luban.training.metrics import read_log
+from tests.alignment.planted import plant, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +52,32 @@ def test_an_interrupted_quickstart_goes_on_where_it_was_and_ends_in_the_table(tm
     assert results["before tuning"]["asked"] == results["after tuning"]["asked"] == 300
     assert (tmp_path / "tuned" / "final" / "model.safetensors").is_file()
     assert read_json(tmp_path / "base" / "run.json")["done"]
+
+
+def test_the_alignment_of_the_quickstart_raises_reward_and_preferred_share(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    root = plant(tmp_path / "planted")
+    asked = [json.loads(line)["prompt"] for line in (root / "held-out.jsonl").read_text().splitlines()]
+    unseen = [
+        talk for prompt in asked for talk in [{"messages": [say("user", prompt), say("assistant", "no")]}]
+    ]
+    write_rows(root / "unseen.jsonl", unseen)
+    monkeypatch.setattr(quickstart_stage, "ROUNDS", 15)
+    monkeypatch.setattr(quickstart_stage, "POLICY_RATE", 5e-4)  # the model has 60 thousand weights
+    monkeypatch.setattr(quickstart_stage, "LONGEST_ANSWER", 16)
+    results = quickstart_stage._aligned(
+        root / "sft" / "final", root / "talks.jsonl", root / "unseen.jsonl", tmp_path / "out", "regex:^yes"
+    )
+    before, after = results["preferred"]
+    assert before < 0.4
+    assert after > before + 0.2
+    assert results["reward"][1] > results["reward"][0]
+    assert Path(results["aligned"], "model.safetensors").is_file()
+
+
+def say(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def test_the_real_assistant_makes_sense(tmp_path: Path) -> None:

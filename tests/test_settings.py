@@ -15,6 +15,8 @@ import pytest
 from luban import config as settings
 from luban.cli import STAGES, main
 from luban.folder import RUN_FILE
+from luban.inference.engine.config import EngineConfig
+from luban.serving.limits import Limits
 from tests.alignment.short_answers import short_and_long, write_rows
 from tests.alignment.test_switches import EXCUSED as ALIGNMENT
 from tests.conftest import Workspace
@@ -29,6 +31,8 @@ LENGTHS = (
 )
 GRID = "asks a trained grid; tested in tests/training/scaling"
 NETWORK = "fetching is tested in test_fetch.py"
+LIMITS = tuple(f"limits.{name}" for name, _, _ in settings.leaves(Limits))
+ENGINE = tuple(f"engine.{name}" for name, _, _ in settings.leaves(EngineConfig))
 PRETRAIN = ("loop.max_steps=4", "loop.per_device_train_batch_size=2", "loop.max_length=32", "loop.compile=false",
             "loop.logging_steps=2", "loop.save_steps=2", "architecture.layers=1", "architecture.dim=32",
             "architecture.heads=2", "--threads", "1")  # fmt: skip
@@ -79,7 +83,15 @@ SAMPLING = {
     "repetition_penalty": "--temperature 0 | --repetition-penalty 3",
     "presence_penalty": "--temperature 0 | --presence-penalty 9",
     "frequency_penalty": "--temperature 0 | --frequency-penalty 9",
+    "typical_p": "--typical-p 0.01",
+    "no_repeat_ngram": "--temperature 0 | --no-repeat-ngram 1",
+    "logit_bias": "--temperature 0 | --logit-bias.65 100",
+    "allowed_ids": "--allowed-ids 65 66",
+    "bad_words": "--temperature 0 --logit-bias.72 100 | --bad-words e f",
     "stop": "--stop e a o t n s",
+    "stop_ids": "--allowed-ids 65 66 | --stop-ids 65 66",
+    "min_tokens": "--allowed-ids 65 66 --stop-ids 65 --logit-bias.65 100 | --min-tokens 3",
+    "skip_special": "--allowed-ids 1 65 | --skip-special false",
     "seed": "--seed 8",
 }
 
@@ -116,6 +128,8 @@ BASE = {
     "tokenizer extend": "--model {tokenizer} --add Jonah --out {out}",
     "group-heads": "--model {model} --kv-heads 1 --out {out}",
     "merge": "--model {model} --models {other_model} --method ties --out {out}",
+    "export": "--model {model} --quantize int8 --out {out}",
+    "import": "{gguf} --out {out}",
     "models": "",
     "plan": "",
     "pretrain": "--data {shards} --tokenizer {tokenizer} --validation {held_out} --out {out} "
@@ -299,6 +313,16 @@ CHANGES: dict[str, dict[str, str]] = {
         "scale": "--scale 0.5",
         "dtype": "--dtype bfloat16",
     },
+    "export": {
+        "model": "--model {other_model}",
+        "quantize": "--quantize bfloat16",
+        "gguf": "--quantize none --gguf f16 | --gguf f32",
+        "dtype": "--dtype bfloat16",
+        "head": "--head false",
+        "text": "--text {prompts}",
+        "tokens": "--tokens 9",
+    },
+    "import": {"gguf": "--gguf {other_gguf}"},
     "models": {"model": "--model {model}"},
     "plan": {
         "model": "--model {model}",
@@ -308,6 +332,8 @@ CHANGES: dict[str, dict[str, str]] = {
         "max_length": "--max-length 99",
         "tokens": "--tokens 12345678",
         "minutes": "--minutes 0.5",
+        "peft": "peft.method=lora",
+        "ppo": "--ppo shared",
         "params": "layers=2 dim=256 params=9e6 | params=8e6",
         "layers": "layers=2 dim=256 params=9e6 | layers=3",
         "dim": "layers=2 dim=256 params=9e6 | dim=128",
@@ -447,6 +473,7 @@ CHANGES: dict[str, dict[str, str]] = {
     },
     "extend": {
         "model": "--model {other_model}",
+        "peft": "peft.method=lora",
         "context": "--context 400",
         "method": "--method ntk",
         "attention_factor": "--attention-factor 2",
@@ -585,6 +612,7 @@ EXEMPT: dict[str, dict[str, str]] = {
     "merge": dict.fromkeys(
         ("adapters", "text", "tokens"), "of adapters; tested in tests/tuning/test_merge.py"
     ),
+    "export": {"group": "the tiny model's rows divide by one; tested in tests/inference/test_export.py"},
     "group-heads": {"kv_heads": "the tiny model has two to pool; tested in tests/tuning/test_group_heads.py"},
     "data prepare": {
         **dict.fromkeys(("engine", "workers", "memory", "part_mb"), SPEED),
@@ -670,6 +698,22 @@ EXEMPT: dict[str, dict[str, str]] = {
         }
         for stage in ("reward", "dpo")
     },
+    "prefer": dict.fromkeys(
+        (
+            "models",
+            "prompts",
+            "mode",
+            "again",
+            "max_tokens",
+            "temperature",
+            "top_p",
+            "seed",
+            "host",
+            "port",
+            "browser",
+        ),
+        "serves a page until it is ended; tested in tests/serving/test_prefer.py",
+    ),
     "translate": {
         "architecture.kv_heads": "as many as heads in these families; others are refused in tests/models",
         "length_penalty": LENGTHS,
@@ -682,6 +726,15 @@ EXEMPT: dict[str, dict[str, str]] = {
         "length_penalty": LENGTHS,
         "logprobs": "a chat shows words; `luban generate` shows probabilities",
         "ignore_eos": "for measuring speed; shared with generate, where it is tested",
+    },
+    "serve": {
+        **dict.fromkeys(
+            ("model", "name", "host", "port", "api_keys", "cors_origins", "access_log", "drain_s", *LIMITS),
+            "a server runs until it is told to stop; tested in tests/serving",
+        ),
+        **dict.fromkeys(
+            ENGINE, "when the engine does what, not what comes; tested in tests/inference/engine"
+        ),
     },
     "inspect attention": dict.fromkeys(
         ("answer", "max_tokens"), "of encoder-decoders; tested in tests/inference/test_inspect.py"
@@ -716,6 +769,8 @@ def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> di
     """The workspace's paths by name, and a second one of what a setting may name."""
     import torch
 
+    from luban.gguf import write
+    from luban.models import hf
     from luban.tokenizers.files import load
     from luban.training.checkpoint import write_model_folder
     from tests import tiny
@@ -726,6 +781,8 @@ def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> di
     torch.manual_seed(9)
     write_model_folder(root / "other_model", tiny.llama(context=256), load(workspace.tokenizer))
     _write_masked(workspace, root)
+    for name, folder in (("gguf", workspace.model), ("other_gguf", root / "other_model")):
+        write.write(hf.load(folder), load(folder), root / f"{name}.gguf", "f32", name=name)
     (root / "prompts.txt").write_text("one\ntwo\n", encoding="utf-8")
     rows = workspace.rows.read_text("utf-8").splitlines()
     (root / "scores.jsonl").write_text(
@@ -751,6 +808,7 @@ def places(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> di
         "other_documents": str(root / "other_documents"),
         "masked": str(root / "masked"),
         "other_masked": str(root / "other_masked"),
+        **{name: str(root / f"{name}.gguf") for name in ("gguf", "other_gguf")},
         "scores": str(root / "scores.jsonl"),
         "csv": str(root / "table.csv"),
         "prompts": str(root / "prompts.txt"),

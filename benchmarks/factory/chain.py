@@ -94,9 +94,9 @@ def _luban(source: Path, out: Path, *, recipe: Path = CHAIN, sample_s: float | N
 
 
 def part_mb(source: Path) -> str:
-    """The size of a part that makes every file of the folder one."""
-    smallest = min(file.stat().st_size for file in source.iterdir())
-    return f"{max(0.01, 0.9 * smallest / 1e6):.3f}"
+    """The size of a part that makes every file of the folder one: none is cut, and no two fit in."""
+    largest = max(file.stat().st_size for file in source.iterdir())
+    return f"{max(0.01, 1.001 * largest / 1e6):.3f}"
 
 
 def _peer(options: Namespace, source: Path, out: Path, *more: str) -> Run:

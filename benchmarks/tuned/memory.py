@@ -4,13 +4,13 @@
     lora    rank 8 on all linear layers
     qlora   the same on a base in four bits
 
-Weights, gradients and optimizer are planned by `training.memory.adapted_bytes`, the rest as for training all weights
-(`training.saved.training_bytes`): frozen layers keep no input for a gradient of their own, so it may take less. The
-peak is the process's (VmHWM) less what it held before the model was there.
+Planned as `luban plan peft.method=...` does (`training.saved.training_bytes`); the peak is the process's (VmHWM) less
+what it held before the model was there.
 """
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from typing import Any
@@ -30,26 +30,39 @@ def compare(size: str) -> None:
         f"\n{size}: {'method':<8} {'trained':>12} {'states MB':>10} {'planned MB':>11} {'peak MB':>8} {'ratio':>6}"
     )
     for method in METHODS:
-        command = [sys.executable, "-m", "benchmarks.tuned.memory", method, size]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-        trained, kept, quantised, peak = map(int, done.stdout.split())
-        parts = planned(size, trained=trained, kept=kept, quantised=quantised)
-        states, total = sum(parts[part] for part in STATES), sum(parts.values())
+        (trained, taken), parts = peak(method, size), planned(method, size)
+        states = sum(parts[part] for part in STATES)
         print(
-            f"{size}: {method:<8} {trained:>12,} {states / 1e6:>10.0f} {total / 1e6:>11.0f} {peak / 1e6:>8.0f}"
-            f" {total / peak:>6.2f}",
+            f"{size}: {method:<8} {trained:>12,} {states / 1e6:>10.0f} {parts['total'] / 1e6:>11.0f}"
+            f" {taken / 1e6:>8.0f} {parts['total'] / taken:>6.2f}",
             flush=True,
         )
 
 
-def planned(size: str, *, trained: int, kept: int, quantised: int) -> dict[str, float]:
-    """Bytes by part."""
-    from luban.training.memory import adapted_bytes
-    from luban.training.saved import training_bytes
+def peak(method: str, size: str) -> tuple[int, int]:
+    """How many weights a process of its own trains, and the bytes it takes at its peak."""
+    command = [sys.executable, "-m", "benchmarks.tuned.memory", method, size]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    trained, taken = map(int, done.stdout.split())
+    return trained, taken
 
-    whole = training_bytes(shape_of(size), 0, rows=ROWS, seq=length(size))
-    del whole["total"]
-    return whole | adapted_bytes(quantised=quantised, kept=kept, trained=trained)
+
+def planned(method: str, size: str) -> dict[str, float]:
+    """Bytes by part."""
+    from luban.training.saved import training_bytes
+    from luban.training.sizes import count
+
+    shape = shape_of(size)
+    adapt = None if method == "full" else functools.partial(adapt_to, method)
+    return training_bytes(shape, count(shape), rows=ROWS, seq=length(size), adapt=adapt)
+
+
+def adapt_to(method: str, model: Any) -> None:
+    """Put the method on `model`."""
+    from luban.peft import METHODS as KNOWN
+
+    known = KNOWN[method]
+    known.apply(model, known.config(r=RANK, target_modules=("all-linear",)))
 
 
 def shape_of(size: str) -> Any:
@@ -60,34 +73,25 @@ def shape_of(size: str) -> Any:
 
 
 def train(method: str, size: str) -> None:
-    """Train here; prints how many weights are trained, kept as they are and in four bits, and the peak."""
+    """Train here; prints how many weights are trained, and the peak."""
     import torch
 
     from benchmarks.memory import status
     from luban import device
     from luban.models import hf
-    from luban.nn.surgery import own_parameters
-    from luban.peft import METHODS as KNOWN
     from luban.training.trial import random_batch, updater
 
     place = device.start(device.DeviceConfig(device="cpu", threads=1), seed=0)
     before = status("VmRSS")
     model: Any = hf.build(shape_of(size), device=place)
-    whole = sum(weight.numel() for weight in model.parameters())
     if method != "full":
-        known = KNOWN[method]
-        known.apply(model, known.config(r=RANK, target_modules=("all-linear",)))
+        adapt_to(method, model)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    float_ones = sum(
-        weight.numel() for weight in own_parameters(model).values() if weight.is_floating_point()
-    )
-    quantised = whole - float_ones if method == "qlora" else 0
-    kept = 0 if method == "full" else whole - quantised
     ours = updater(model)
     for _ in range(STEPS):
         batch = random_batch(model.config.vocab, rows=ROWS, length=length(size), device=torch.device("cpu"))
         ours.update([batch], learning_rate=RATE)
-    print(trained, kept, quantised, status("VmHWM") - before)
+    print(trained, status("VmHWM") - before)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from luban.folder import read_json, write_json, write_text
 
 PAGE = ROOT / "docs" / "tuning.md"
 BEGIN, END = "<!-- methods -->", "<!-- end of methods -->"
+FEW_STEPS = 8
 TEMPLATE = "{text}\nAll in all, it was {answer}"
 WORDS = {"positive": "great", "negative": "terrible"}
 
@@ -46,13 +47,13 @@ WAYS = {
     "lora": Way(1e-3),
     "lora_fa": Way(2e-3),
     "relora": Way(1e-3, ("peft.reset_every=20", "peft.rewarm_steps=3")),
-    "increlora": Way(1e-3),
+    "increlora": Way(1e-2),
     "adalora": Way(2e-3),
     "qlora": Way(5e-4),
     "ia3": Way(1e-2),
     "bottleneck": Way(5e-4, ("peft.r=16",)),
     "prefix_tuning": Way(5e-3, ("peft.num_virtual_tokens=8",)),
-    "p_tuning": Way(1e-3, ("peft.num_virtual_tokens=8",)),
+    "p_tuning": Way(3e-3, ("peft.num_virtual_tokens=8",)),
     "prompt_tuning": Way(3e-2, ("peft.num_virtual_tokens=8",)),
 }
 """By name as `peft.method` takes it; "all weights" has none."""
@@ -68,6 +69,22 @@ def run(options: Namespace) -> None:
     print(told("as it is", found["as it is"]), flush=True)
     for name in options.methods or WAYS:
         found[name] = {**tune(name, model, out, options), **score(out / name / "final", out, options)}
+        print(told(name, found[name]), flush=True)
+    write_json(out / "methods.json", found)
+    if options.write:
+        keep(page(found, options))
+
+
+def rates(options: Namespace) -> None:
+    """Measure speed and peak anew, a few steps of each method, for a table that was learned on a busy machine."""
+    out = Path(options.out)
+    found: dict[str, dict[str, Any]] = read_json(out / "methods.json")
+    model = Path(options.model) if options.model else fetch_known("smollm2")
+    few = Namespace(**{**vars(options), "steps": FEW_STEPS})
+    (out / "rates").mkdir(exist_ok=True)
+    write_text(out / "rates" / "rows.jsonl", (out / "rows.jsonl").read_text(encoding="utf-8"))
+    for name in options.methods or WAYS:
+        found[name] |= tune(name, model, out / "rates", few)
         print(told(name, found[name]), flush=True)
     write_json(out / "methods.json", found)
     if options.write:

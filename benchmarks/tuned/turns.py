@@ -18,10 +18,12 @@ CPU = "--cpu"
 
 
 class Side:
-    """A process of `module` that does the same piece of work each time it is asked."""
+    """A process of `module`, run by `python`, that does the same piece of work each time it is asked."""
 
-    def __init__(self, module: str, name: str, words: Sequence[str]) -> None:
-        command = [sys.executable, "-m", module, name, *words]
+    def __init__(
+        self, module: str, name: str, words: Sequence[str], *, python: str | Path = sys.executable
+    ) -> None:
+        command = [str(python), "-m", module, name, *words]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.name = name
         self.process = subprocess.Popen(command, cwd=ROOT, **pipes)
@@ -45,7 +47,11 @@ def compare(
     module: str, names: Sequence[str], words: Sequence[str], rounds: int
 ) -> dict[str, dict[str, Any]]:
     """Tokens per second of each side in each round, and its peak memory in MB."""
-    sides = [Side(module, name, words) for name in names]
+    return in_turn([Side(module, name, words) for name in names], rounds)
+
+
+def in_turn(sides: Sequence[Side], rounds: int) -> dict[str, dict[str, Any]]:
+    """The same for sides that were just begun."""
     for side in sides:
         side.answer()
     rates: dict[str, list[float]] = {side.name: [] for side in sides}

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from luban.device import DeviceConfig
-from luban.training.config import GuardConfig, OptimizerConfig
+from luban.errors import ConfigError
+from luban.training.config import GuardConfig, OptimizerConfig, ParallelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class RoundsConfig:
     minibatch: Annotated[int, Ge(0)] = 0
     """Answers in one optimizer step; 0 means all of an iteration's."""
     per_device_train_batch_size: Annotated[int, Ge(1)] = 32
-    """Answers in one forward pass; a smaller number takes less memory and changes nothing else."""
+    """Answers in one forward pass of a process; a smaller number takes less memory and changes nothing else."""
     eval_steps: Annotated[int, Ge(0)] = 0
     """Iterations between greedy answers to the held-out prompts; 0 asks at the start and the end only."""
     save_steps: Annotated[int, Ge(0)] = 50
@@ -93,8 +94,18 @@ class RewardedConfig(DeviceConfig):
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     optimizer: PolicyOptimizer = field(default_factory=PolicyOptimizer)
     loop: RoundsConfig = field(default_factory=RoundsConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the prompts' order and of the answers."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where a model's layers would be cut up."""
+        for name in ("tp", "pp"):
+            if getattr(self.parallel, name) > 1:
+                what = "answers are drawn by copies of a model, not by one that is cut up"
+                raise ConfigError(
+                    what, where=f"setting 'parallel.{name}'", hint="parallel.dp, parallel.zero=3"
+                )
 
     @property
     def inputs(self) -> list[Path]:

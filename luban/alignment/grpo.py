@@ -6,11 +6,17 @@ Made for rewards that a program can check (`verify/`); any other judge will do a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
 from luban.alignment.config import RewardedConfig
+from luban.training.config import LAYOUT
+
+if TYPE_CHECKING:
+    import torch
+
+    from luban.training.parallel.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +38,27 @@ class Config(RewardedConfig):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Learn for `loop.max_steps` iterations and write `<out>/final/`; returns the last figures and the seconds."""
-    from luban import device, folder
+    """Learn for `loop.max_steps` iterations and write `<out>/final/`; returns the last figures and the seconds.
+
+    Started by torchrun, each process does its part (`config.parallel`) and returns the same.
+    """
+    from luban import device
+    from luban.training.parallel.world import joined
+
+    place = device.start(config, seed=config.seed)
+    with joined(config.parallel, place) as world:
+        return _run(config, place, world)
+
+
+def _run(config: Config, place: torch.device, world: World) -> dict[str, Any]:
+    from luban import folder
     from luban.alignment.grpo_iteration import Iteration
     from luban.alignment.rounds import prepared
+    from luban.training.parallel.claim import claim, finish
 
-    folder.check_out(config.out, stage="grpo", config=config, inputs=config.inputs)
-    place = device.start(config, seed=config.seed)
-    iteration = Iteration(prepared("grpo", config, place), config)
-    folder.claim(config.out, stage="grpo", config=config, inputs=config.inputs)
-    results = iteration.rounds.run(iteration, iteration.kept())
-    folder.finish(config.out, results)
+    folder.check_out(config.out, stage="grpo", config=config, inputs=config.inputs, free=LAYOUT)
+    iteration = Iteration(prepared("grpo", config, place, world), config)
+    claim(config.out, world, stage="grpo", config=config, inputs=config.inputs)
+    results = iteration.rounds.run(iteration, learning=iteration.learning, kept=iteration.kept())
+    finish(config.out, results, world)
     return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from luban.alignment.experience import Experience, only_finished
@@ -12,10 +13,11 @@ from luban.alignment.pupil import Pupil, learn
 from luban.alignment.roles import difference, reference_of, remembered
 from luban.alignment.rollout import Answer
 from luban.alignment.rounds import Rounds
-from luban.alignment.saved import Kept
+from luban.alignment.saved import Kept, Learning
 from luban.alignment.shaping import told_truncated
+from luban.alignment.shares import read_by_all
 from luban.alignment.summary import summary
-from luban.training.parallel.spread import Undivided
+from luban.training.parallel.whole import everywhere
 
 if TYPE_CHECKING:
     from luban.alignment.grpo import Config
@@ -34,8 +36,8 @@ class Iteration:
             loss_type=config.loss_type,
             temperature=config.rollout.temperature,
         )
-        learner, policy = rounds.learner, Undivided(rounds.policy)
-        self.policy = Pupil("policy", policy, objective, config.optimizer, loop=config.loop, learner=learner)
+        told: dict[str, Any] = {"loop": config.loop, "world": rounds.world, "learner": rounds.learner}
+        self.policy = Pupil("policy", rounds.spread(rounds.policy), objective, config.optimizer, **told)
 
     def __call__(self, step: int) -> dict[str, float]:
         """Answer, judge, read, compare, learn; returns the figures of all that."""
@@ -54,21 +56,27 @@ class Iteration:
         spread = advantages[:, None].to(experience.there.device) * experience.there
         experience = dataclasses.replace(experience, advantages=spread)
         with phases.during("learning"):
-            figures |= learn(experience.learnable(), [self.policy], step=step, loop=config.loop)
+            told: dict[str, Any] = {"loop": config.loop, "seed": config.seed}
+            figures |= learn(experience.learnable(), [self.policy], step=step, **told)
         return figures
 
-    def kept(self) -> dict[str, Kept]:
-        """All that a checkpoint holds beside the policy's weights."""
+    @property
+    def learning(self) -> dict[str, Learning]:
+        """The models that learn, by the folders they have in a checkpoint."""
         return {"policy": self.policy}
 
+    def kept(self) -> dict[str, Kept]:
+        """All that a checkpoint holds beside the models that learn: nothing."""
+        return {}
+
     def _remembered(self, answers: Sequence[Answer]) -> tuple[Experience, Any]:
-        return remembered(
-            self.rounds.policy,
-            self.reference,
-            None,
-            answers,
-            temperature=self.config.rollout.temperature,
-            rows=self.config.loop.per_device_train_batch_size,
+        told: dict[str, Any] = {
+            "temperature": self.config.rollout.temperature,
+            "rows": self.config.loop.per_device_train_batch_size,
+        }
+        policy = everywhere(self.rounds.policy, self.rounds.device)
+        return read_by_all(
+            answers, partial(remembered, policy, self.reference, None, **told), self.rounds.world
         )
 
     def _told(self, answers: Sequence[Answer], scores: Sequence[float]) -> list[float]:

@@ -60,11 +60,12 @@ class GroupObjective:
             each = each + self.beta * kl_of_samples(batch.reference_logps, now.logps)
         with torch.no_grad():
             self.tally.add(
-                "clipped", bound(now.logps, batch.logps, batch.advantages, **clip).float(), batch.there
+                "policy/clipped", bound(now.logps, batch.logps, batch.advantages, **clip).float(), batch.there
             )
-            self.tally.add("moved", kl_of_samples(now.logps, batch.logps), batch.there)
-            self.tally.add("entropy", now.entropies, batch.there)
+            self.tally.add("policy/moved", kl_of_samples(now.logps, batch.logps), batch.there)
+            self.tally.add("policy/entropy", now.entropies, batch.there)
         each = torch.where(batch.there, each, 0.0)
         if self.loss_type == "token":
             return Step(each.sum(), batch.target_count)
-        return Step((each.sum(1) / batch.there.sum(1)).sum(), len(batch))
+        lengths = batch.there.sum(1)
+        return Step((each.sum(1) / lengths.clamp(min=1)).sum(), int((lengths > 0).sum()))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from luban.alignment.experience import Experience
+from luban.nn.linear import linear
 
 ACTIONS_AT_ONCE = 512
 
@@ -28,10 +29,21 @@ class Likelihood(NamedTuple):
 
 def likelihood(policy: Any, batch: Experience, *, temperature: float = 1.0) -> Likelihood:
     """The actions' log-probabilities under `policy` at `temperature`, and its entropy where it chose them."""
-    states = chosen_states(policy.hidden(batch.tokens), batch)
+    return likelihood_from(chosen_states(policy, batch), policy, batch, temperature=temperature)
+
+
+def likelihood_from(
+    states: Float[Tensor, "chosen dim"],
+    policy: Any,
+    batch: Experience,
+    *,
+    temperature: float = 1.0,
+    entropic: bool = False,
+) -> Likelihood:
+    """The same where `policy`'s states are at hand; entropies lead back to them where that is `entropic`."""
     actions = batch.actions[batch.there]
     parts = [
-        _part(some, policy.head.weight, taken, temperature)
+        _part(some, policy.head.weight, taken, temperature, entropic)
         for some, taken in zip(states.split(ACTIONS_AT_ONCE), actions.split(ACTIONS_AT_ONCE), strict=True)
     ]
     logps, entropies = (torch.cat(kind) for kind in zip(*parts, strict=True))
@@ -40,14 +52,20 @@ def likelihood(policy: Any, batch: Experience, *, temperature: float = 1.0) -> L
 
 def expected(critic: Any, batch: Experience) -> Float[Tensor, "batch actions"]:
     """What `critic` expects before each action; zeros where there is none."""
-    states = chosen_states(critic.backbone.hidden(batch.tokens), batch)
+    return expected_from(chosen_states(critic.backbone, batch), critic, batch)
+
+
+def expected_from(
+    states: Float[Tensor, "chosen dim"], critic: Any, batch: Experience
+) -> Float[Tensor, "batch actions"]:
+    """The same where the states of `critic`'s backbone are at hand."""
     return put_back(critic.scored(states)[:, 0].float(), batch.there)
 
 
-def chosen_states(states: Float[Tensor, "batch seq dim"], batch: Experience) -> Float[Tensor, "chosen dim"]:
-    """The states that chose the actions, row after row."""
+def chosen_states(model: Any, batch: Experience) -> Float[Tensor, "chosen dim"]:
+    """`model`'s states that chose the actions, row after row."""
     rows, _ = batch.there.nonzero(as_tuple=True)
-    return states[rows, batch.places[batch.there]]
+    return model.hidden(batch.tokens)[rows, batch.places[batch.there]]
 
 
 def put_back(values: Float[Tensor, " chosen"], there: Bool[Tensor, "batch actions"]) -> Tensor:
@@ -56,14 +74,25 @@ def put_back(values: Float[Tensor, " chosen"], there: Bool[Tensor, "batch action
 
 
 def _part(
-    states: Float[Tensor, "some dim"], weight: Tensor, actions: Int[Tensor, " some"], temperature: float
+    states: Float[Tensor, "some dim"],
+    weight: Tensor,
+    actions: Int[Tensor, " some"],
+    temperature: float,
+    entropic: bool,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies of some actions; in training the logits are computed again for backward."""
     if torch.is_grad_enabled() and len(states) == ACTIONS_AT_ONCE:
-        return checkpoint(_asked, states, weight, actions, temperature, use_reentrant=False)
-    return _asked(states, weight, actions, temperature)
+        return checkpoint(_asked, states, weight, actions, temperature, entropic, use_reentrant=False)
+    return _asked(states, weight, actions, temperature, entropic)
 
 
-def _asked(states: Tensor, weight: Tensor, actions: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logps = (torch.nn.functional.linear(states, weight).float() / temperature).log_softmax(-1)
-    return logps.gather(1, actions[:, None])[:, 0], -(logps.exp() * logps).sum(-1)
+def _asked(
+    states: Tensor, weight: Tensor, actions: Tensor, temperature: float, entropic: bool
+) -> tuple[Tensor, Tensor]:
+    logits = linear(states, weight).float()
+    logps = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+    taken = logps.gather(1, actions[:, None])[:, 0]
+    if entropic:
+        return taken, -(logps.exp() * logps).sum(-1)
+    known = logps.detach()
+    return taken, known.exp().mul_(known).sum(-1).neg_()

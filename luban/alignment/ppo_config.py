@@ -48,6 +48,8 @@ class LossConfig:
     """How far a token's probability may move in an iteration, as a share; 0 clips nothing."""
     cliprange_value: Annotated[float, Ge(0)] = 0.2
     """How far a value may move in an iteration; 0 clips nothing."""
+    vf_coef: Annotated[float, Ge(0)] = 0.1
+    """Weight of the critic's loss beside the policy's where both stand on one trunk (`critic_trunk=shared`)."""
     entropy_coef: Annotated[float, Ge(0)] = 0.0
     """Reward for being undecided, per nat of a token's entropy."""
     entropy_clip: Annotated[float, Ge(0)] = 0.0

@@ -16,7 +16,7 @@ from luban.alignment.ladder.gae import gae, whitened
 from luban.alignment.ladder.importance import surrogate_loss
 from luban.alignment.ladder.ppo_clip import bound, clipped_loss, clipped_value_loss
 from luban.alignment.ladder.ppo_penalty import kl_of_samples
-from luban.alignment.likelihood import expected, likelihood
+from luban.alignment.likelihood import chosen_states, expected_from, likelihood_from
 from luban.alignment.ppo_config import AdvantageConfig, LossConfig
 from luban.alignment.tally import Tally
 from luban.data.batch import Batch
@@ -59,11 +59,16 @@ class PolicyObjective:
         self.tally = Tally()
 
     def __call__(self, model: Any, batch: Any) -> Step:
-        now = likelihood(model, batch, temperature=self.temperature)
+        return self.of(chosen_states(model, batch), model, batch)
+
+    def of(self, states: Float[Tensor, "chosen dim"], model: Any, batch: Any) -> Step:
+        """The same where `model`'s states are at hand."""
+        entropic = self.config.entropy_coef > 0
+        now = likelihood_from(states, model, batch, temperature=self.temperature, entropic=entropic)
         each = self._surrogate(now.logps, batch) - self._bonus(now.entropies)
         with torch.no_grad():
-            self.tally.add("moved", kl_of_samples(now.logps, batch.logps), batch.there)
-            self.tally.add("entropy", now.entropies, batch.there)
+            self.tally.add("policy/moved", kl_of_samples(now.logps, batch.logps), batch.there)
+            self.tally.add("policy/entropy", now.entropies, batch.there)
         loss, targets = each[batch.there].sum(), batch.target_count
         if self.texts is not None:
             text = next_token()(model, next(self.texts).to(batch.tokens.device))
@@ -75,7 +80,7 @@ class PolicyObjective:
         if not clip:
             return surrogate_loss(logps, batch.logps, batch.advantages)
         held = bound(logps, batch.logps, batch.advantages, low=clip, high=clip)
-        self.tally.add("clipped", held.float(), batch.there)
+        self.tally.add("policy/clipped", held.float(), batch.there)
         return clipped_loss(logps, batch.logps, batch.advantages, low=clip, high=clip)
 
     def _bonus(self, entropies: Tensor) -> Tensor:
@@ -92,11 +97,34 @@ class CriticObjective:
         self.tally = Tally()
 
     def __call__(self, model: Any, batch: Any) -> Step:
-        values, clip = expected(model, batch), self.config.cliprange_value
-        if not clip:
-            each = critic_loss(values, batch.returns)
-        else:
-            each = clipped_value_loss(values, batch.values, batch.returns, clip=clip)
-            far = (values.detach() - batch.values).abs() > clip
-            self.tally.add("clipped", far.float(), batch.there)
+        each = self.each(chosen_states(model.backbone, batch), model, batch)
         return Step(each[batch.there].sum(), batch.target_count)
+
+    def each(
+        self, states: Float[Tensor, "chosen dim"], model: Any, batch: Any
+    ) -> Float[Tensor, "batch actions"]:
+        """The loss before each action, from the states of `model`'s backbone."""
+        values, clip = expected_from(states, model, batch), self.config.cliprange_value
+        if not clip:
+            return critic_loss(values, batch.returns)
+        far = (values.detach() - batch.values).abs() > clip
+        self.tally.add("value/clipped", far.float(), batch.there)
+        return clipped_value_loss(values, batch.values, batch.returns, clip=clip)
+
+
+class SharedObjective:
+    """The policy's loss plus `vf_coef` times the critic's, from one pass through the trunk that both stand on.
+
+    The model is the critic, whose backbone is the policy.
+    """
+
+    def __init__(self, policy: PolicyObjective, critic: CriticObjective, *, vf_coef: float) -> None:
+        self.policy, self.critic, self.vf_coef = policy, critic, vf_coef
+        self.tally = critic.tally = policy.tally
+
+    def __call__(self, model: Any, batch: Any) -> Step:
+        states = chosen_states(model.backbone, batch)
+        acted = self.policy.of(states, model.backbone, batch)
+        valued = self.critic.each(states, model, batch)
+        self.tally.add("value/loss", valued, batch.there)
+        return Step(acted.loss + self.vf_coef * valued[batch.there].sum(), acted.targets)

@@ -19,7 +19,7 @@ BATCH_TOKENS = 8192
 
 def load_reward(folder: Path, *, device: str | torch.device = "cpu") -> Classifier:
     """The reward model in `folder`, as `luban reward` wrote it; raises ModelError for a model without one score."""
-    model = open_model(folder, device=device)
+    model = open_model(folder, device=device, merge=True)
     if not isinstance(model, Classifier) or len(model.config.labels) != 1:
         scores = len(model.config.labels) if isinstance(model, Classifier) else "no head for any"
         what = f"a reward model has one score, this one has {scores}"

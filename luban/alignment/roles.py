@@ -18,9 +18,9 @@ from torch import Tensor
 
 from luban.alignment.experience import Experience, gathered
 from luban.alignment.judge import Modelled
-from luban.alignment.likelihood import Likelihood, expected, likelihood
+from luban.alignment.likelihood import chosen_states, expected, expected_from, likelihood, likelihood_from
 from luban.alignment.rollout import Answer
-from luban.errors import TrainingError
+from luban.errors import ConfigError, TrainingError
 from luban.models.classifier import Classifier
 from luban.nn.surgery import parts
 from luban.peft.adapter import switched_off
@@ -52,13 +52,23 @@ def _as_it_is(model: Any) -> Iterator[Any]:
 def critic_for(judge: object, folder: Path | None, *, base: Path, device: torch.device) -> Any:
     """The critic: the model in `folder`, else a copy of the reward model, else `base` with a head that says 0."""
     if folder is not None:
-        critic = open_model(folder, device=device)
+        critic = open_model(folder, device=device, merge=True)
     elif isinstance(judge, Modelled):
         critic = copy.deepcopy(judge.model)
     else:
         critic = Classifier(open_model(base, device=device), 1).to(device)
         torch.nn.init.zeros_(critic.score.weight)
+    if any(parts(critic)):
+        what = "a critic is trained whole, and this one has an adapter that no weight can hold"
+        raise ConfigError(what, where="setting 'critic'", hint="train the reward model with peft.method=lora")
     return critic.requires_grad_(True)
+
+
+def critic_on(policy: Any) -> Classifier:
+    """A critic whose trunk is the policy itself: a head on its states, which says 0."""
+    critic = Classifier(policy, 1, words=True).to(policy.embedding.weight.device)
+    torch.nn.init.zeros_(critic.score.weight)
+    return critic
 
 
 @torch.no_grad()
@@ -73,23 +83,29 @@ def remembered(
 ) -> tuple[Experience, Tensor]:
     """The answers with what policy, reference and critic say of them, and the policy's entropy at each action.
 
-    Every model reads `rows` answers of similar length at a time. The log-probabilities become the trainer's; how far
-    the sampler's were from them is for `difference`.
+    Every model reads `rows` answers of similar length at a time; a critic on the policy's trunk has read them with it.
+    The log-probabilities become the trainer's; how far the sampler's were from them is for `difference`.
     """
     policy.eval()
     experience = gathered(answers).to(policy.embedding.weight.device)
+    shared = critic is not None and critic.backbone is policy
+
+    def own(some: Experience) -> Sequence[Tensor]:
+        states = chosen_states(policy, some)
+        told = likelihood_from(states, policy, some, temperature=temperature)
+        return (*told, expected_from(states, critic, some)) if shared else told
 
     def read(ask: Callable[[Experience], Any]) -> Any:
         return in_parts(ask, experience, rows=rows)
 
-    own = Likelihood(*read(lambda some: likelihood(policy, some, temperature=temperature)))
+    logps, entropies, *values = read(own)
     with reference() as before:
-        theirs = Likelihood(*read(lambda some: likelihood(before, some, temperature=temperature)))
-    told: dict[str, Tensor] = {"logps": own.logps, "reference_logps": theirs.logps}
-    if critic is not None:
+        reference_logps, _ = read(lambda some: likelihood(before, some, temperature=temperature))
+    if critic is not None and not shared:
         critic.eval()
-        (told["values"],) = read(lambda some: (expected(critic, some),))
-    return dataclasses.replace(experience, **told), own.entropies
+        values = read(lambda some: (expected(critic, some),))
+    told = {"logps": logps, "reference_logps": reference_logps, **({"values": values[0]} if values else {})}
+    return dataclasses.replace(experience, **told), entropies
 
 
 def in_parts(

@@ -1,7 +1,8 @@
 """Answers drawn from the policy, with the log-probabilities they were drawn by: tokens in, tokens out.
 
 The cached decoding of `inference/generate.py` for whole batches: prompts are read once however many answers each
-gets, rows that have ended leave the batch, and nothing is turned into text before the answer is whole.
+gets, rows that have ended leave the batch, and nothing is turned into text before the answer is whole. Each token has
+a uniform number of its own to be drawn by, so that an answer does not depend on which others are drawn beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,6 +23,8 @@ from luban.tokenizers.files import FileTokenizer
 
 CACHED_TOKENS = 65536
 """How many cached positions one batch of answers may take."""
+DRAWN = 1
+"""Tells the stream of random numbers that draws answers from the one that shuffles them (`pupil.ORDER`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,12 @@ class Growing:
         return not self.finished and len(self.tokens) < self.budget
 
 
+def uniforms(seed: int, step: int, *, answers: int, max_tokens: int) -> Float[Tensor, "answers max_tokens"]:
+    """What the tokens of all answers of iteration `step` are drawn by, the same on whatever process asks."""
+    stream = np.random.default_rng((seed, step, DRAWN))
+    return torch.from_numpy(stream.random((answers, max_tokens)))
+
+
 def answer_all(
     policy: Any,
     prompts: Sequence[Prompt],
@@ -62,11 +72,16 @@ def answer_all(
     max_tokens: int,
     temperature: float = 1.0,
     times: int = 1,
+    drawn_by: Float[Tensor, "answers max_tokens"] | None = None,
 ) -> list[Answer]:
-    """`times` answers to each prompt, those to one prompt side by side, drawn with torch's own random stream.
+    """`times` answers to each prompt, those to one prompt side by side.
 
-    A `temperature` of 0 takes the likeliest token. Prompts leave room in the window (`read_prompts`).
+    `drawn_by` are numbers between 0 and 1; without them torch's own stream gives some. A `temperature` of 0 takes the
+    likeliest token. Prompts leave room in the window (`read_prompts`).
     """
+    if drawn_by is None:
+        drawn_by = torch.rand(len(prompts) * times, max_tokens, dtype=torch.float64)
+    numbers = drawn_by.view(len(prompts), times, max_tokens)
     answers: dict[int, list[Growing]] = {}
     waiting = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].ids))
     policy.eval()
@@ -75,16 +90,22 @@ def answer_all(
         rows = max(1, CACHED_TOKENS // (longest * times))
         batch, waiting = waiting[:rows], waiting[rows:]
         asked = [prompts[number] for number in batch]
-        drawn = _draw(policy, asked, frozenset(tokenizer.stop_ids), max_tokens, temperature, times)
+        drawn = _draw(policy, asked, frozenset(tokenizer.stop_ids), numbers[batch], temperature)
         answers |= {number: drawn[place * times : (place + 1) * times] for place, number in enumerate(batch)}
     return [_whole(growing, tokenizer) for number in range(len(prompts)) for growing in answers[number]]
 
 
 @torch.inference_mode()
 def _draw(
-    policy: Any, prompts: Sequence[Prompt], stops: frozenset[int], budget: int, temperature: float, times: int
+    policy: Any,
+    prompts: Sequence[Prompt],
+    stops: frozenset[int],
+    numbers: Float[Tensor, "prompts times budget"],
+    temperature: float,
 ) -> list[Growing]:
     device = policy.embedding.weight.device
+    times, budget = numbers.shape[1:]
+    uniform = numbers.flatten(0, 1).T.to(device, torch.float32 if device.type == "mps" else None)
     tokens, positions, valid = pad_left([prompt.ids for prompt in prompts], device=device)
     capacity = tokens.shape[1] + budget
     valid = None if valid is None else torch.nn.functional.pad(valid, (0, budget), value=True)
@@ -97,13 +118,14 @@ def _draw(
     going = everyone
     while going:
         _check(states, going)
-        drawn, logps = draw(policy.head(states), temperature)
+        drawn, logps = draw(policy.head(states), temperature, uniform[len(going[0].tokens)])
         told = zip(going, drawn.tolist(), logps.tolist(), strict=True)
         kept = [place for place, (one, token, logp) in enumerate(told) if one.grow(token, logp, stops)]
         if not kept:
             break
         left = torch.tensor(kept, device=device)
         _select(cache, left, rows=len(going))
+        uniform = uniform[:, left]
         going, last = [going[place] for place in kept], last[left] + 1
         states = _read(policy, drawn[left][:, None], last, cache)
     return everyone
@@ -134,11 +156,21 @@ def _select(cache: Any, rows_kept: Int[Tensor, " kept"], *, rows: int) -> None:
 
 
 def draw(
-    logits: Float[Tensor, "batch vocab"], temperature: float
+    logits: Float[Tensor, "batch vocab"], temperature: float, uniform: Float[Tensor, " batch"]
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """A token a row, and its log-probability under softmax(logits / temperature); at 0 the likeliest token."""
+    """A token a row, and its log-probability under softmax(logits / temperature); at 0 the likeliest token.
+
+    The token is the first one at which the running sum of the probabilities exceeds `uniform`. The sum is in float64
+    where the device has it: over a large vocabulary float32 loses the small terms.
+    """
     logps = (logits.float() / (temperature or 1.0)).log_softmax(-1)
-    drawn = torch.multinomial(logps.exp(), 1)[:, 0] if temperature else logps.argmax(-1)
+    if temperature:
+        exact = torch.float32 if logits.device.type == "mps" else torch.float64
+        mass = logps.exp().cumsum(-1, dtype=exact)
+        sought = uniform[:, None].to(exact) * mass[:, -1:]
+        drawn = torch.searchsorted(mass, sought, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    else:
+        drawn = logps.argmax(-1)
     return drawn, logps.gather(1, drawn[:, None])[:, 0]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from luban.training.parallel.world import ALONE, World
+
 
 class Tally:
-    """Sums and counts by name; `means` gives them away and begins anew."""
+    """Sums and counts by name, as the log has it; `means` gives them away and begins anew."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
@@ -21,12 +23,11 @@ class Tally:
         self.sums[name] = self.sums.get(name, 0.0) + float(chosen.sum())
         self.counts[name] = self.counts.get(name, 0) + chosen.numel()
 
-    def mean(self, name: str) -> float:
-        """The mean of all noted under `name`."""
-        return self.sums[name] / max(1, self.counts[name])
-
-    def means(self) -> dict[str, float]:
-        """All means; nothing is noted afterwards."""
-        told = {name: self.mean(name) for name in self.sums}
+    def means(self, world: World = ALONE) -> dict[str, float]:
+        """All means, over what every process of `world` noted; nothing is noted afterwards."""
+        names = sorted(self.sums)
+        sums = world.total(*(self.sums[name] for name in names))
+        counts = world.total(*(self.counts[name] for name in names))
+        told = {name: one / max(1, count) for name, one, count in zip(names, sums, counts, strict=True)}
         self.sums, self.counts = {}, {}
         return told

@@ -80,10 +80,10 @@ def run(config: Config) -> dict[str, Any]:
     write_text(config.out / "recipe.yaml", _yaml(recipe), durable=False)
     stages = run_stages(recipe, parts, key, config.out, reading=reading, means=means)
     last = [Files(stages[-1].folder, index) for index in range(len(parts))]
-    sides = publish([part.of("kept") for part in last], config.out, means)
+    publish([part.of("kept") for part in last], config.out, means)
     every = [Files(stage.folder, i).of("quarantine") for stage in stages for i in range(len(parts))]
     join(every, config.out / QUARANTINE, first=b"".join(unread))
-    results = {**sides, **_summary(stages, unread), **_files(config, inputs)}
+    results = {**_sides(stages[-1]), **_summary(stages, unread), **_files(config, inputs)}
     _check_sides(config, results)
     write_card(config.out, facts(recipe, stages, inputs, config.out.name))
     finish(config.out, results)
@@ -196,6 +196,14 @@ def _summary(stages: Sequence[Done], unread: Sequence[bytes]) -> dict[str, Any]:
     figures = ("documents_in", "documents_kept", "bytes_in", "bytes_kept", "dropped")
     rows = [{"name": stage.name, **{name: stage.counts[name] for name in figures}} for stage in stages]
     return {**{name: dict(sorted(total.items())) for name, total in totals.items()}, "stages": rows}
+
+
+def _sides(last: Done) -> dict[str, Any]:
+    """Documents and characters of train and holdout."""
+    return {
+        side: {"documents": 0, "chars": 0, **last.counts["sides"].get(side, {})}
+        for side in ("train", "holdout")
+    }
 
 
 def _files(config: Config, inputs: dict[str, str]) -> dict[str, int]:

@@ -30,7 +30,7 @@ LONGEST_FIELD = 64 << 20
 BATCH_ROWS = 256
 BETWEEN = re.compile(r"[\s,]*")
 DECODER = json.JSONDecoder()
-ASIDE = ("rejected", "holdout", "quarantine")
+ASIDE = ("rejected", "holdout", "quarantine", "undecided")
 """Files of a folder whose names begin so are not rows to learn."""
 
 

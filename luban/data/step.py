@@ -126,6 +126,11 @@ class Batch:
         return Packed.of(self.texts)
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """Each text's bytes in UTF-8."""
+        return self.packed.lengths.tolist()
+
+    @cached_property
     def words(self) -> Words:
         """The texts' words, found once per batch."""
         return Words.of(self.packed)

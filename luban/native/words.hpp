@@ -252,6 +252,11 @@ inline uint64_t hash_bytes(const uint8_t* bytes, size_t count, uint64_t seed = 0
     return mix(state ^ load_few(bytes, count) ^ 0x8EBC6AF09C88C6E3ull, 0x589965CC75374CC3ull);
 }
 
+// `hash_bytes` of fewer than 8 bytes that are loaded already.
+inline uint64_t hash_few(uint64_t loaded, size_t count, uint64_t seed = 0x9E3779B97F4A7C15ull) {
+    return mix(seed ^ (count * 0xA0761D6478BD642Full) ^ loaded ^ 0x8EBC6AF09C88C6E3ull, 0x589965CC75374CC3ull);
+}
+
 // The hash of a word in lower case.
 inline uint64_t hash_lower(const Word& word) {
     uint64_t state = 0x9E3779B97F4A7C15ull;

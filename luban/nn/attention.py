@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from luban.nn.cache import Bias, LayerCache, Remembered, causal_attention
-from luban.nn.linear import Joined, Linear
+from luban.nn.linear import Linear, Together
 from luban.nn.norms import RMSNorm
 from luban.nn.positions import Rotation, rotate
 
@@ -43,11 +43,11 @@ class Attention(nn.Module):
         self.q_norm = None if qk_norm_eps is None else RMSNorm(head_dim, eps=qk_norm_eps)
         self.k_norm = None if qk_norm_eps is None else RMSNorm(head_dim, eps=qk_norm_eps)
 
-        self.joined: Joined | None = None
+        self.joined: Together | None = None
 
     def join(self) -> None:
         """Compute q, k and v as one product from now on (inference only)."""
-        self.joined = Joined(self.q, self.k, self.v)
+        self.joined = self.q.join(self.k, self.v)
 
     def forward(
         self,

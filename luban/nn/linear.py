@@ -22,6 +22,8 @@ from luban.nn.remade import Kept
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Together = Callable[[Tensor], tuple[Tensor, ...]]
+"""Several layers over one input: what each gives."""
 
 
 class Linear(nn.Linear):
@@ -32,6 +34,10 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's name for it
         return (self.product or linear)(input, self.weight, self.bias)
+
+    def join(self, *others: nn.Linear) -> Together:
+        """This layer and others over the same input as one product (inference only)."""
+        return Joined(self, *others)
 
 
 def linear(
@@ -56,6 +62,8 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.compiler.is_compiling():
         product = _opaque_product(x, weight)
         return product if bias is None else product + bias
+    if not x.numel():  # oneDNN multiplies no empty matrices
+        return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

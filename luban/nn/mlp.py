@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from luban.nn.linear import Joined, Linear
+from luban.nn.linear import Linear, Together
 from luban.nn.passes import swiglu
 
 Activation = Literal["gelu", "gelu_new", "relu"]
@@ -34,11 +34,11 @@ class GatedMLP(nn.Module):
         self.gate = Linear(dim, hidden, bias=False)
         self.up = Linear(dim, hidden, bias=False)
         self.down = Linear(hidden, dim, bias=False)
-        self.joined: Joined | None = None
+        self.joined: Together | None = None
 
     def join(self) -> None:
         """Compute gate and up as one product from now on (inference only)."""
-        self.joined = Joined(self.gate, self.up)
+        self.joined = self.gate.join(self.up)
 
     def forward(self, x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq dim"]:
         gate, up = (self.gate(x), self.up(x)) if self.joined is None else self.joined(x)

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from luban.errors import ConfigError
 from luban.nn import surgery
-from luban.nn.linear import Linear, linear
+from luban.nn.integers import IntLinear
+from luban.nn.kernels import is_imagined
+from luban.nn.linear import Linear, Together, linear
 
 BLOCK = 64
 """Weights that share a scale."""
@@ -128,11 +130,7 @@ class Nf4Linear(nn.Linear):
 
     def __init__(self, plain: nn.Linear, *, double: bool = True, compute: torch.dtype | None = None) -> None:
         """Round the weight of `plain`; `compute` is the dtype of the product, the input's (or autocast's) if None."""
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = plain.in_features, plain.out_features
-        self.dtype, self.compute = plain.weight.dtype, compute
-        self.register_parameter("bias", plain.bias)
-        self.train(plain.training)
+        self._be_like(plain, compute)
         flat = plain.weight.detach().flatten()
         rounded = [
             _rounded(_filled(piece.float(), BLOCK), nf4_values(flat.device), BLOCK)
@@ -142,6 +140,26 @@ class Nf4Linear(nn.Linear):
         packed = codes[::2] << 4 | codes[1::2]
         self._parameters["weight"] = nn.Parameter(packed, requires_grad=False)
         self._keep_scales(torch.cat([scales for _, scales in rounded]), double=double)
+
+    @classmethod
+    def stored(
+        cls, plain: nn.Linear, codes: Tensor, scales: Tensor, ranges: Tensor, mean: Tensor
+    ) -> Nf4Linear:
+        """A layer of the shape of `plain` out of what one kept: codes, eight-bit scales, their ranges and mean."""
+        layer = cls.__new__(cls)
+        layer._be_like(plain, None)
+        layer._parameters["weight"] = nn.Parameter(codes, requires_grad=False)
+        layer.register_buffer("scales", scales)
+        layer.register_buffer("ranges", ranges.view(torch.int32))
+        layer.register_buffer("mean", mean.view(torch.int32))
+        return layer
+
+    def _be_like(self, plain: nn.Linear, compute: torch.dtype | None) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.dtype, self.compute = plain.weight.dtype, compute
+        self.register_parameter("bias", plain.bias)
+        self.train(plain.training)
 
     def _keep_scales(self, scales: Float[Tensor, " blocks"], *, double: bool) -> None:
         if not double:
@@ -165,6 +183,10 @@ class Nf4Linear(nn.Linear):
         """The weight as the layer computes with it, in the dtype it was given in."""
         return torch.cat([rows for _, _, rows in self.pieces(self.dtype)])
 
+    def join(self, *others: nn.Linear) -> Together:
+        """This layer and others over the same input, each alone: their blocks do not lie together."""
+        return lambda x: tuple(layer(x) for layer in (self, *others))
+
     def stored_bytes(self) -> int:
         """Bytes of codes and scales."""
         return sum(tensor.nbytes for name, tensor in self.state_dict().items() if name in _STORED)
@@ -173,9 +195,9 @@ class Nf4Linear(nn.Linear):
         """The matrix in turn by rows: first, end, and the rows as floats."""
         unit = BLOCK // math.gcd(BLOCK, self.in_features)  # rows that end where a block does
         step = max(1, PIECE // (self.in_features * unit)) * unit
-        made = _opaque_numbers if torch.compiler.is_compiling() else _numbers
         codes = self._parameters["weight"]
         assert codes is not None
+        made = _opaque_numbers if torch.compiler.is_compiling() or is_imagined(codes) else _numbers
         for first in range(0, self.out_features, step):
             end = min(first + step, self.out_features)
             place = first * self.in_features, end * self.in_features
@@ -192,6 +214,8 @@ class Nf4Linear(nn.Linear):
 
 
 _STORED = {"weight", "scales", "ranges", "mean"}
+Quantised = Nf4Linear | IntLinear
+"""Layers whose weight is in fewer bits."""
 
 
 class _Product(torch.autograd.Function):
@@ -225,7 +249,7 @@ def quantise(
     Raises ConfigError for a pattern that means no layer or a head, and for a layer that has an adapter already.
     """
     found = surgery.matching(model, patterns, nn.Linear) if patterns else _bodies(model)
-    plain = {name: layer for name, layer in found.items() if not isinstance(layer, Nf4Linear)}
+    plain = {name: layer for name, layer in found.items() if not isinstance(layer, Quantised)}
     for name, layer in plain.items():
         if _is_head(name):
             what = f"'{name}' cannot be quantised: a head's weight is used directly"
@@ -238,7 +262,7 @@ def quantise(
     return plain
 
 
-def dequantised(layer: Nf4Linear) -> Linear:
+def dequantised(layer: Quantised) -> Linear:
     """A plain layer that computes what `layer` does, with the same parts attached."""
     with torch.device("meta"):
         plain = Linear(layer.in_features, layer.out_features, bias=False)
@@ -250,22 +274,22 @@ def dequantised(layer: Nf4Linear) -> Linear:
     return plain.train(layer.training)
 
 
-def dequantise(model: nn.Module) -> Mapping[str, Nf4Linear]:
+def dequantise(model: nn.Module) -> Mapping[str, Quantised]:
     """Plain layers in place of the quantised ones, with the rounded weights; returns those, by name."""
-    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, Nf4Linear)}
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, Quantised)}
     for name, layer in found.items():
         surgery.put(model, {name: dequantised(layer)})
     return found
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether a layer of the model keeps its weight in four bits."""
-    return any(isinstance(layer, Nf4Linear) for layer in model.modules())
+    """Whether a layer of the model keeps its weight in four or eight bits."""
+    return any(isinstance(layer, Quantised) for layer in model.modules())
 
 
 def weight_bytes(model: nn.Module) -> dict[str, int]:
     """Bytes of the model's own weights: those `quantised`, with their scales, and the others as `kept`."""
-    packed = {name: m for name, m in model.named_modules() if isinstance(m, Nf4Linear)}
+    packed = {name: m for name, m in model.named_modules() if isinstance(m, Quantised)}
     own = surgery.own_parameters(model)
     kept = sum(value.nbytes for name, value in own.items() if name.removesuffix(".weight") not in packed)
     return {"quantised": sum(layer.stored_bytes() for layer in packed.values()), "kept": kept}

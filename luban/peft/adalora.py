@@ -128,9 +128,13 @@ class Triplets(Mergeable):
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Stored.tensors`; a file has only the triplets that are kept."""
-        if self.kept.all():
+        if all(self.choice()):
             return {"lora_A": self.a, "lora_B": self.b, "lora_E": self.e}
         return {"lora_A": self.a[self.kept], "lora_B": self.b[:, self.kept], "lora_E": self.e[self.kept]}
+
+    def choice(self) -> list[bool]:
+        """Whether each triplet is kept; each one is where a plan has the model without memory."""
+        return [True] * len(self.kept) if self.kept.is_meta else self.kept.tolist()
 
     def resize(self, rank: int) -> None:
         """Have `rank` triplets, all zero, for a file to fill."""
@@ -260,7 +264,7 @@ class AdaLora(Adapter):
     def entries(self, names: Mapping[str, str]) -> dict[str, Any]:
         """See `Adapter.entries`; which of `init_r` triplets are kept is `rank_pattern`."""
         patterns = {
-            f"{names[place]}.lora_E": part.kept.tolist() + [False] * (self.config.init_r - len(part.e))
+            f"{names[place]}.lora_E": part.choice() + [False] * (self.config.init_r - len(part.e))
             for place, part in self.triplets().items()
         }
         some = any(not all(pattern) for pattern in patterns.values())

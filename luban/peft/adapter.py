@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from luban.errors import ConfigError
+from luban.models.headed import Headed
 from luban.nn import surgery
 from luban.nn.quantize import dequantise, is_quantised
 from luban.nn.surgery import Part, own_parameters
@@ -209,16 +210,27 @@ def attach_all(model: Any, patterns: Sequence[str], kinds: tuple[type[nn.Module]
         surgery.attach(layer, name, made[place].to(device))
 
 
+def head_layers(model: nn.Module) -> tuple[str, ...]:
+    """The layers of a model's head for a task, an encoder's pooler with it; none where it has no such head."""
+    if not isinstance(model, Headed):
+        return ()
+    return ("score", "backbone.pooler") if getattr(model.backbone, "pooler", None) is not None else ("score",)
+
+
 def base_hash(model: nn.Module) -> str:
     """A name for the model's own weights, as they are without adapters: each one's name, shape and a few values.
 
+    A head for a task does not count, which an adapter's file brings along; nothing is said of weights without memory.
     Of a quantised model, the name of what was quantised (`qlora.apply` writes it down): adapters go on either.
     """
     if is_quantised(model) and (before := getattr(model, "quantised_from", None)):
         return before
     digest = hashlib.sha256()
+    in_head = tuple(f"{layer}." for layer in head_layers(model))
     with switched_off(model):
         for name, weight in sorted(own_parameters(model).items()):
+            if weight.is_meta or name.startswith(in_head):
+                continue
             flat = weight.detach().flatten()
             few = flat[:: max(1, len(flat) // 256)].bfloat16().float().cpu()  # the same however it was loaded
             digest.update(f"{name} {tuple(weight.shape)}".encode() + few.numpy().tobytes())

@@ -2,6 +2,7 @@
 
 What is written here `peft` reads, and the other way round. Layers have Hugging Face's names there: who calls says
 which (`luban.models.names.module_names`). Layers that a file of the family fuses have one adapter there (`fused`).
+The head for a task, which is new with the adapter, is in its file too (`heads`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from luban.config import build
 from luban.errors import DataError, ModelError, nearest
 from luban.folder import atomic_file, read_json, write_json
-from luban.peft import METHODS
+from luban.peft import METHODS, heads
 from luban.peft.adapter import Adapter, Method, base_hash
 from luban.peft.fused import own_ranks, split, stacked
 from luban.peft.lora import LoraConfig
@@ -37,7 +38,7 @@ HARMLESS = {"init_lora_weights": (True, "gaussian", "orthogonal", "eva")}
 """What else an entry may say: other ways to draw A and B (PiSSA, OLoRA, LoftQ) change the base as well."""
 IGNORED = {"peft_type", "base_model_name_or_path", "task_type", "target_modules", "inference_mode", "peft_version",
            "revision", "auto_mapping", "fan_in_fan_out", "megatron_core", "qalora_group_size",
-           "layers_to_transform", "layers_pattern", "exclude_modules", BASE_HASH, METHOD}  # fmt: skip
+           "layers_to_transform", "layers_pattern", "exclude_modules", BASE_HASH, METHOD, heads.ENTRY}  # fmt: skip
 """Entries that are about how `peft` made the adapter: which layers have one, the tensors tell."""
 
 
@@ -47,18 +48,28 @@ def save(adapter: Adapter, folder: Path, *, names: Mapping[str, str], base: str 
     Raises ConfigError where `peft` cannot say what this adapter does. A method that `peft` does not have is written
     under a type that it refuses, with our own names of layers.
     """
+    tensors, entries = contents(adapter, names=names)
+    entries |= {"base_model_name_or_path": base, BASE_HASH: base_hash(adapter.model)}
+    with atomic_file(folder / WEIGHTS) as work:
+        whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(whole, work, metadata={"format": "pt"})
+    write_json(folder / CONFIG, entries)
+
+
+def contents(adapter: Adapter, *, names: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save` writes: tensors and entries, but for what they say of the base. Raises ConfigError as that does."""
     assert not adapter.unmerged, "unmerge before saving: the base is not what it was"
     names = _names(adapter.method, adapter.model, names)
+    layers = {**stacked(adapter, names), **heads.tensors(adapter.model, names)}
     tensors = {
         f"{PREFIX}{place}.{end}" if place else end: tensor
-        for place, ends in stacked(adapter, names).items()
+        for place, ends in layers.items()
         for end, tensor in ends.items()
     }
     entries = adapter.entries(names)
-    more: dict[str, Any] = {
+    more = {
         "peft_type": _type(adapter.method),
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
         "target_modules": sorted(
             # `peft` asks that the layers whose inputs IA3 scales are among them, by the same names.
             {
@@ -66,12 +77,8 @@ def save(adapter: Adapter, folder: Path, *, names: Mapping[str, str], base: str 
                 *entries.get("feedforward_modules", ()),
             }
         ),
-        BASE_HASH: base_hash(adapter.model),
     }
-    with atomic_file(folder / WEIGHTS) as work:
-        whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(whole, work, metadata={"format": "pt"})
-    write_json(folder / CONFIG, {**entries, **more})
+    return tensors, {**entries, **more, **heads.entries(adapter.model, names)}
 
 
 def load(model: Any, folder: Path, *, names: Mapping[str, str], name: str = "default") -> Adapter:
@@ -81,6 +88,7 @@ def load(model: Any, folder: Path, *, names: Mapping[str, str], name: str = "def
     """
     entries = _entries(folder)
     method = _method(entries, folder)
+    heads.check_place(model, entries, where=folder / CONFIG)
     told = entries.get(BASE_HASH)
     if told and told != base_hash(model):
         what = "the adapter was trained on another model, or on other weights of it"
@@ -89,6 +97,7 @@ def load(model: Any, folder: Path, *, names: Mapping[str, str], name: str = "def
         )
     names = _names(method, model, names)
     written = _written(folder, names)
+    heads.fill(model, entries, written, names, folder / CONFIG)
     held = split(written, names, model)
     if issubclass(METHODS[method].config, LoraConfig):
         entries |= own_ranks(entries, written, held, names, folder / CONFIG)
@@ -98,6 +107,11 @@ def load(model: Any, folder: Path, *, names: Mapping[str, str], name: str = "def
     for place, ends in mine.items():
         _fill(place, ends, held.get(place, {}), folder)
     return adapter
+
+
+def with_head(model: Any, folder: Path) -> Any:
+    """`model`, with the head for a task if the adapter in `folder` has one; `load` gives it its weights."""
+    return heads.with_head(model, _entries(folder), _tensors(folder), where=folder / CONFIG)
 
 
 def _entries(folder: Path) -> dict[str, Any]:
@@ -146,16 +160,19 @@ def _config(
 
 def _written(folder: Path, names: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
     """The file's tensors by its name of the layer and the end of theirs."""
-    try:
-        written = load_file(folder / WEIGHTS)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ModelError(f"no readable weights: {error}", where=folder / WEIGHTS) from None
     held: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in written.items():
+    for key, tensor in _tensors(folder).items():
         if not key.endswith(".base_layer.weight"):  # a copy of the model's own embedding
             place, end = _place(key.removeprefix(PREFIX), names, folder)
             held.setdefault(place, {})[end] = tensor
     return held
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ModelError(f"no readable weights: {error}", where=folder / WEIGHTS) from None
 
 
 def _place(key: str, names: Mapping[str, str], folder: Path) -> tuple[str, str]:

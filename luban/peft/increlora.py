@@ -143,8 +143,9 @@ class Growing(Lora):
         one = torch.eye(len(a), dtype=a.dtype, device=a.device)
         return torch.stack([(b.t() @ b - one).norm(), (a @ a.t() - one).norm()])
 
-    def _change(self, x: Tensor) -> Tensor:
-        return linear(linear(self._dropped(x), self.a) * self.strength(), self.b)
+    def _changed(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
+        thin = linear(self._dropped(x), self.a) * self.strength()
+        return y + (linear(thin, self.b) * scale).to(y.dtype)
 
 
 class IncreLora(LowRank):

@@ -21,6 +21,7 @@ from luban.errors import ConfigError
 from luban.nn import surgery
 from luban.nn.linear import linear
 from luban.peft.adapter import Adapter, Mergeable, attach_all
+from luban.peft.added import added
 from luban.peft.targets import check_patterns, expanded, told
 
 LAYERS = (nn.Linear, nn.Embedding)
@@ -100,10 +101,10 @@ class Lora(Mergeable):
     def after(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
         """See `Part.after`."""
         if self.length is None:
-            return y + (self._change(x) * (self.scale * self.share)).to(y.dtype)
+            return self._changed(y, x, self.scale * self.share)
         bias = getattr(layer, "bias", None)
         straight = y if bias is None else y - bias
-        turned = self._stretch(layer) * (straight + self._change(x) * self.scale)
+        turned = self._stretch(layer) * self._changed(straight, x, self.scale)
         return y + (self.share * (turned - straight)).to(y.dtype)
 
     def delta(self, layer: Any) -> Float[Tensor, "outputs inputs"]:
@@ -126,10 +127,11 @@ class Lora(Mergeable):
             return {"lora_embedding_A": self.a, "lora_embedding_B": self.b, **length}
         return {"lora_A.weight": self.a, "lora_B.weight": self.b, **length}
 
-    def _change(self, x: Tensor) -> Tensor:
+    def _changed(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
+        """`y` and `scale` times the change, in the dtype of `y`."""
         if self.looks_up:
-            return linear(F.embedding(x, self.a.t()), self.b)
-        return linear(linear(self._dropped(x), self.a), self.b)
+            return y + (linear(F.embedding(x, self.a.t()), self.b) * scale).to(y.dtype)
+        return added(y, self._dropped(x), self.a, self.b, scale)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x.to(self.a.dtype), self.dropout, self.training)

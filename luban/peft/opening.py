@@ -13,6 +13,7 @@ from luban.models import hf
 from luban.models.names import module_names
 from luban.nn.surgery import own_parameters, parts
 from luban.peft import files
+from luban.peft.adapter import Mergeable
 from luban.peft.prepended import Prompt
 
 
@@ -31,15 +32,22 @@ def base_of(folder: Path) -> Path:
     raise ModelError(f"the adapter's base '{told}' is not there", where=folder, hint=hint)
 
 
-def open_model(folder: Path, *, dtype: str = "float32", device: str | torch.device = "cpu") -> Any:
-    """The model in `folder`; of an adapter's folder its base with the adapter attached.
+def open_model(
+    folder: Path, *, dtype: str = "float32", device: str | torch.device = "cpu", merge: bool = False
+) -> Any:
+    """The model in `folder`; of an adapter's folder its base with the adapter attached, and the head it may have.
 
+    With `merge` an adapter that can be is put into the weights, so that the model is a plain one.
     Raises ModelError for a base that is missing or is not the one the adapter was trained on.
     """
     if not is_adapter(folder):
         return hf.load(folder, dtype=dtype, device=device)
-    model = hf.load(base_of(folder), dtype=dtype, device=device)
-    files.load(model, folder, names=layer_names(model))
+    model = files.with_head(hf.load(base_of(folder), dtype=dtype, device=device), folder)
+    model.to(device=device, dtype=next(model.parameters()).dtype)  # the head as its base
+    adapter = files.load(model, folder, names=layer_names(model))
+    attached = [part for _, part in adapter.parts().values()]
+    if merge and attached and all(isinstance(part, Mergeable) for part in attached):
+        adapter.merge(for_good=True)
     return model
 
 

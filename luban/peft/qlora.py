@@ -67,6 +67,9 @@ def apply(model: Any, config: QloraConfig, *, name: str = "default") -> Qlora:
 
 
 def _let_go_of_files(model: Any) -> None:
-    """Hold what is left in floats in memory of its own: one weight mapped to a file keeps all that was read of it."""
+    """Hold what is left in floats in memory of its own: one weight mapped to a file keeps all that was read of it.
+
+    Of a base of 537 MB that was 405 MB of a run's peak.
+    """
     for weight in own_parameters(model).values():
         weight.data = weight.data.clone()

@@ -82,13 +82,10 @@ def _write(
     state: dict[str, Any],
     world: World,
 ) -> None:
-    with _filled_by_all(target, world) as work:
+    with filled_by_all(target, world) as work:
         if world.main:
             folder.require_space(target, _bytes(model, optimizer))
-        whole = gathered(model, world)
-        if world.main:
-            learner.write(work, whole, tokenizer)
-        about = _write_optimizer(work, model, optimizer, world, divided=learner.divides)
+        about = write_learnt(work, model, optimizer, tokenizer, learner, world)
         torch.save(device.random_state(), work / _random_file(world.rank))
         world.wait()
         if world.main:
@@ -97,8 +94,23 @@ def _write(
             folder.write_json(work / STATE, {**state, **about})
 
 
+def write_learnt(
+    work: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: FileTokenizer,
+    learner: Learner,
+    world: World,
+) -> dict[str, Any]:
+    """Fill the folder `work` with a model folder and the optimizer's state; returns what to tell `read_learnt`."""
+    whole = gathered(model, world)
+    if world.main:
+        learner.write(work, whole, tokenizer)
+    return _write_optimizer(work, model, optimizer, world, divided=learner.divides)
+
+
 @contextmanager
-def _filled_by_all(target: Path, world: World) -> Iterator[Path]:
+def filled_by_all(target: Path, world: World) -> Iterator[Path]:
     """`folder.atomic_folder` for all processes: the main one makes it, and renames it when all are done."""
     if not world.main:
         yield Path(world.heard(""))
@@ -166,13 +178,26 @@ def load(
         _check_files(checkpoint, state["files"])
     world.wait()
     restore(state)
+    read_learnt(checkpoint, state, model=model, optimizer=optimizer, learner=learner, world=world)
+    _restore_random(checkpoint, state.get("layout"), world)
+    return int(state["step"])
+
+
+def read_learnt(
+    checkpoint: Path,
+    about: dict[str, Any],
+    *,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    learner: Learner,
+    world: World,
+) -> None:
+    """Put what `write_learnt` wrote, in whatever layout, into `model` and `optimizer` as they are laid out now."""
     if not (checkpoint / PARTS).is_dir() and (world.size == 1 or not learner.divides):
         learner.read(checkpoint, model)
         optimizer.load_state_dict(_read(checkpoint / "optimizer.pt"))
     else:
-        _deal_out(checkpoint, state, model, optimizer, world)
-    _restore_random(checkpoint, state.get("layout"), world)
-    return int(state["step"])
+        _deal_out(checkpoint, about, model, optimizer, world)
 
 
 def _deal_out(

@@ -31,6 +31,12 @@ def training_flops_per_token(config: Any, context: int) -> float:
     return 3.0 * (2 * matrix_parameters(config) + attention)
 
 
+def adapted_flops_per_token(config: Any, context: int, *, trained: int) -> float:
+    """The same where only `trained` weights are: all others get no gradient, which is a third of their work."""
+    whole = training_flops_per_token(config, context)
+    return min(whole, whole - 2.0 * matrix_parameters(config) + 6.0 * trained)
+
+
 def _body_and_head(config: Any) -> tuple[int, int]:
     """Weights of the matrices a token meets, counted on a model without memory."""
     with torch.device("meta"):

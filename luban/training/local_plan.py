@@ -16,10 +16,11 @@ import torch
 from luban.models import FAMILIES, hf
 from luban.training.cluster_plan import energy_mwh
 from luban.training.clusters.cluster import Cluster
-from luban.training.flops import body_parameters, training_flops_per_token
+from luban.training.flops import adapted_flops_per_token, body_parameters, training_flops_per_token
 from luban.training.saved import training_bytes
 from luban.training.sizes import count
 from luban.training.trial import random_batch, updater
+from luban.training.weights import Adapt, hollow, weights_of
 
 if TYPE_CHECKING:
     from luban.training.plan import Config
@@ -34,11 +35,20 @@ TRIAL_S = 2.0
 """Time to try a shape for, after a first step that is not counted."""
 
 
-def forecast(model: Any, config: Config, cluster: Cluster, *, flop_per_s: float) -> dict[str, Any]:
-    """What `config` takes for a model of this family config at a rate of matrix products of `flop_per_s`."""
+def forecast(
+    model: Any, config: Config, cluster: Cluster, *, flop_per_s: float, adapt: Adapt | None = None
+) -> dict[str, Any]:
+    """What `config` takes for a model of this family config at a rate of matrix products of `flop_per_s`.
+
+    With `adapt` only what that leaves to train is trained.
+    """
     parameters = int(config.params) or count(model)
     tokens = int(config.tokens) or 20 * parameters
     per_token, rate = training_flops_per_token(model, config.row), flop_per_s * cluster.mfu
+    trained = parameters
+    if adapt is not None:
+        trained = weights_of(hollow(model, adapt)).trained
+        per_token = adapted_flops_per_token(model, config.row, trained=trained)
     memory = training_bytes(
         model,
         parameters,
@@ -47,12 +57,14 @@ def forecast(model: Any, config: Config, cluster: Cluster, *, flop_per_s: float)
         compiled=config.compile and FAMILIES[model.model_type].compiles,
         recompute=config.gradient_checkpointing,
         accumulated=config.gradient_accumulation_steps > 1,
+        adapt=adapt,
     )
     usable = machine_bytes() * cluster.usable
     seconds = per_token * tokens / rate
     return {
         "body_parameters": body_parameters(model),
         "parameters": parameters,
+        "trained_parameters": trained,
         "tokens": tokens,
         "steps": max(1, tokens // (config.row_tokens * config.gradient_accumulation_steps)),
         "flops_per_token": per_token,

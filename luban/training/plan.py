@@ -21,6 +21,7 @@ from luban.training.layout import LayoutConfig
 
 if TYPE_CHECKING:
     from luban.training.sizes import Sizes
+    from luban.training.weights import Adapt
 
 CLUSTER_ROW = 8192
 """Longest row on a cluster unless told: what published runs of long-window models began with."""
@@ -92,12 +93,19 @@ class Config(DeviceConfig):
         return new_config(self.architecture, vocab=self.vocab, context=self.row, eos_id=0)
 
 
-def run(config: Config) -> dict[str, Any]:
-    """The forecast as a dict of numbers: sizes in bytes, time in seconds, rates in FLOP/s."""
+def run(config: Config, adapt: Adapt | None = None) -> dict[str, Any]:
+    """The forecast as a dict of numbers: sizes in bytes, time in seconds, rates in FLOP/s.
+
+    `adapt` puts a method of tuning fewer weights on a model; `tuning/plan.py`, the stage, has the setting for it.
+    """
     cluster = load(config.cluster)
-    model = _model_of(config)
+    model = model_of(config)
+    if adapt is not None and (config.minutes or not cluster.here):
+        setting = "minutes" if config.minutes else "cluster"
+        what = "tuning fewer weights is planned for a known model on this machine"
+        raise ConfigError(what, where=f"setting 'peft' with '{setting}'", hint=f"leave out {setting}")
     if cluster.here:
-        return _here(model, config, cluster)
+        return _here(model, config, cluster, adapt)
     if config.minutes:
         what = "a shape for a time is found by trials on this machine"
         raise ConfigError(what, where="setting 'minutes'", hint="--cluster laptop")
@@ -111,7 +119,7 @@ def show(results: dict[str, Any]) -> None:
     print_tables(results)
 
 
-def _model_of(config: Config) -> Any:
+def model_of(config: Config) -> Any:
     """The family config that is asked for; raises ConfigError for what is not trained on text."""
     from luban.models import FAMILIES, hf
     from luban.models.presets import PRESETS
@@ -163,7 +171,7 @@ def _plain_model(config: Config) -> Any:
     )
 
 
-def _here(model: Any, config: Config, cluster: Cluster) -> dict[str, Any]:
+def _here(model: Any, config: Config, cluster: Cluster, adapt: Adapt | None) -> dict[str, Any]:
     from luban import device
     from luban.nn.linear import measure_flops
     from luban.training import local_plan
@@ -171,7 +179,7 @@ def _here(model: Any, config: Config, cluster: Cluster) -> dict[str, Any]:
     place = device.start(config, seed=0)
     if config.minutes:
         return local_plan.propose(config, cluster, seconds=config.minutes * 60, place=place)
-    return local_plan.forecast(model, config, cluster, flop_per_s=measure_flops(place))
+    return local_plan.forecast(model, config, cluster, flop_per_s=measure_flops(place), adapt=adapt)
 
 
 def _there(model: Any, config: Config, cluster: Cluster) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import torch
 
 from luban.data.loader import Loader
 from luban.device import seed_copy
+from luban.errors import ModelError
+from luban.nn.quantize import is_quantised
 from luban.tokenizers.files import FileTokenizer
 from luban.training.compiling import compiled
 from luban.training.config import LoopConfig, OptimizerConfig, ParallelConfig
@@ -65,7 +67,14 @@ def train(
     `model` is on `device`, alike on every process; `loader(epochs)` gives this process's batches (None: endless),
     `objective(model, compiled)` what is asked of the model as it is laid out, and `learnt` makes of that what is
     trained where it is not the same. `sample_steps` takes the steps of the run.
+
+    Raises ModelError for a model in fewer bits that is to be trained whole.
     """
+    if learner is None and is_quantised(model):
+        what = "the model's weights are in fewer bits, and only floats can be trained"
+        raise ModelError(
+            what, where=title, hint="train an adapter (peft.method=lora), or the model it was made of"
+        )
     seed_copy(config.seed, world.place("dp"))
     laid_out = spread(model, world, config.parallel)
     steps = config.loop.steps(lambda: loader(1).remaining())

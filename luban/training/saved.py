@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from luban.models import FAMILIES
 from luban.nn import passes
 from luban.nn.kernels import imagined
-from luban.training.memory import LOGIT_COPIES, QUICK_LOGIT_COPIES, logits_bytes, state_bytes
+from luban.training.memory import LOGIT_COPIES, QUICK_LOGIT_COPIES, adapted_bytes, logits_bytes, state_bytes
+from luban.training.weights import Adapt, hollow, weights_of
 
 COMPILED_KEEPS = 1.28
 """What torch.compile keeps, over what eager blocks do, which make norms and the MLP's product again (torch 2.13)."""
@@ -25,9 +26,10 @@ COMPILED_KEEPS = 1.28
 RUNTIME_BYTES = {"eager": 100e6, "compiled": 225e6}
 """What torch itself takes once it trains on a CPU: kernels' code, their scratch, threads; the compiler, if used."""
 
-HEAP_SHARE = 0.55
+HEAP_SHARE = {"whole": 0.55, "few": 0.42}
 """What a block's backward pass needs for a moment, and memory the C library holds beyond what tensors fill: as a share
-of those that come and go in a step. Fitted, with the two above, to peaks of three shapes in `benchmarks/memory.py`."""
+of those that come and go in a step; less where few weights get gradients. Fitted, with the two above, to peaks of
+three shapes in `benchmarks/memory.py`, and for few weights to LoRA and QLoRA in `benchmarks/tuned/memory.py`."""
 
 
 @dataclass
@@ -61,18 +63,21 @@ def training_bytes(
     compiled: bool = False,
     recompute: bool = False,
     accumulated: bool = False,
+    adapt: Adapt | None = None,
 ) -> dict[str, float]:
     """Bytes of one process that trains in float32 on a CPU, by part, beyond an idle Python with torch imported.
 
-    Its gradients are what they take beyond the activations' memory; all of it where they are `accumulated` over
-    several micro-batches.
+    With `adapt` it trains what that leaves to train, and `parameters` do not count. Gradients are what they take
+    beyond the activations' memory; all of it where they are `accumulated` over several micro-batches.
     """
-    saved = saved_by(config, rows=rows, seq=seq)
+    saved = saved_by(config, rows=rows, seq=seq, adapt=adapt)
     kept = saved.recomputing if recompute else saved.total
-    states = state_bytes(parameters, precision="float32")
-    head_and_states = (
-        4 * config.dim * (config.vocab + rows * seq)
-    )  # their gradients, which the loss takes at once
+    states, weights = state_bytes(parameters, precision="float32"), None
+    if adapt is not None:
+        weights = weights_of(hollow(config, adapt))
+        states = adapted_bytes(quantised=weights.quantised, kept=weights.kept, trained=weights.trained)
+    head = config.vocab if weights is None or weights.head else 0
+    head_and_states = 4 * config.dim * (head + rows * seq)  # their gradients, which the loss takes at once
     copies = QUICK_LOGIT_COPIES if passes.KERNELS.available() else LOGIT_COPIES
     come_and_go = {
         "activations": kept * (COMPILED_KEEPS if compiled else 1.0),
@@ -83,19 +88,18 @@ def training_bytes(
     parts = {
         **states,
         **come_and_go,
-        "heap": HEAP_SHARE * sum(come_and_go.values()),
+        "heap": HEAP_SHARE["whole" if weights is None else "few"] * sum(come_and_go.values()),
         "runtime": RUNTIME_BYTES["compiled" if compiled else "eager"],
     }
     return {**parts, "total": sum(parts.values())}
 
 
-def saved_by(config: Any, *, rows: int, seq: int) -> Saved:
-    """What a float32 pass of `rows` packed rows through embedding, blocks and norm keeps.
+def saved_by(config: Any, *, rows: int, seq: int, adapt: Adapt | None = None) -> Saved:
+    """What a float32 pass of `rows` packed rows through embedding, blocks and norm keeps, of a model as `adapt` has it.
 
     Experts count as evenly used, a row as one document, an encoder-decoder's texts as `seq` tokens on each side.
     """
-    with torch.device("meta"):
-        model: Any = FAMILIES[config.model_type].model(config)
+    model = hollow(config, adapt)
     with FakeTensorMode(), imagined(FakeTensor):
         _without_memory(model)
         return _counted(model, rows, seq)
@@ -150,7 +154,8 @@ def _without_memory(model: nn.Module) -> None:
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
-                module._parameters[name] = nn.Parameter(torch.empty(weight.shape))
+                made = torch.empty(weight.shape, dtype=weight.dtype)
+                module._parameters[name] = nn.Parameter(made, requires_grad=weight.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 from luban.config import build
 from luban.data.batch import Batch
 from luban.errors import CheckpointError, ConfigError, nearest
+from luban.nn.quantize import Nf4Linear
 from luban.nn.surgery import own_parameters
 from luban.peft import METHODS, files
 from luban.peft.adapter import Adapter
@@ -78,10 +78,13 @@ class Adapted:
         """See `Learner.after_step`."""
         self.adapter.after_step(step, steps, optimizer)
 
-    def write(self, work: Path, model: Any, tokenizer: FileTokenizer) -> None:
-        """See `Learner.write`; only what is trained, which is all a method has changed."""
-        if not self.adapter.changes_base:
-            self._write_adapter(work, model, tokenizer)
+    def write(self, work: Path, model: Any, tokenizer: FileTokenizer) -> None:  # noqa: ARG002 - see `read`
+        """See `Learner.write`; only what is trained, which is all a method has changed.
+
+        Beside it the adapter's folder, to look at, but of a run that merges: its adapter need not fit `peft`'s files.
+        """
+        if not self.merges:
+            self._write_adapter(work, tokenizer)
         save_file({name: value.detach().contiguous() for name, value in self._kept().items()}, work / TRAINED)
 
     def read(self, checkpoint: Path, model: Any) -> None:  # noqa: ARG002 - the adapter has the model
@@ -97,7 +100,7 @@ class Adapted:
     def finish(self, work: Path, model: Any, tokenizer: FileTokenizer) -> None:
         """See `Learner.finish`: the adapter, or the base with the adapter in its weights."""
         if not self.merges:
-            self._write_adapter(work, model, tokenizer)
+            self._write_adapter(work, tokenizer)
             return
         self.adapter.merge(for_good=True)
         write_model_folder(work, model, tokenizer)
@@ -113,8 +116,22 @@ class Adapted:
     def counts(self) -> dict[str, int]:
         """How many weights are trained, and how many the model has without the adapter."""
         trained = sum(value.numel() for value in self.adapter.trained().values())
-        whole = sum(value.numel() for value in own_parameters(self.adapter.model).values())
+        own = own_parameters(self.adapter.model).values()
+        whole = sum(value.numel() for value in own if value.is_floating_point())
+        packed = (layer for layer in self.adapter.model.modules() if isinstance(layer, Nf4Linear))
+        whole += sum(layer.in_features * layer.out_features for layer in packed)
         return {"trained_parameters": trained, "parameters": whole}
+
+    def file_bytes(self) -> dict[str, int]:
+        """Bytes of weights in `final/`, and of those and the optimizer's moments in a checkpoint, in float32."""
+        names, counts = layer_names(self.adapter.model), self.counts()
+        held = {} if self.merges else files.contents(self.adapter, names=names)[0]
+        beside = sum(tensor.nbytes for tensor in held.values())
+        kept = sum(value.nbytes for value in self._kept().values())
+        return {
+            "final_bytes": 4 * counts["parameters"] if self.merges else beside,
+            "checkpoint_bytes": beside + kept + 8 * counts["trained_parameters"],
+        }
 
     def told(self) -> str:
         """`counts` for people."""
@@ -122,10 +139,9 @@ class Adapted:
         trained, whole = counts["trained_parameters"], counts["parameters"]
         return f"{self.adapter.method} trains {trained:,} weights; the model has {whole:,}"
 
-    def _write_adapter(self, work: Path, model: Any, tokenizer: FileTokenizer | None) -> None:
-        files.save(self.adapter, work, names=layer_names(model), base=str(self.base.resolve()))
-        if tokenizer is not None:
-            tokenizer.save(work)
+    def _write_adapter(self, work: Path, tokenizer: FileTokenizer) -> None:
+        files.save(self.adapter, work, names=layer_names(self.adapter.model), base=str(self.base.resolve()))
+        tokenizer.save(work)
 
     def _kept(self) -> dict[str, Tensor]:
         own = own_parameters(self.adapter.model) if self.adapter.changes_base else {}
@@ -167,11 +183,17 @@ def adapted(
     method, config = configured(settings, layer_names(model))
     _check_layout(parallel or ParallelConfig(), method)
     learner = Adapted(METHODS[method].apply(model, config), base=base, merges=bool(settings.get("merge")))
-    if learner.merges and not isinstance(learner.adapter, Selection):
+    if not learner.merges:
+        files.contents(learner.adapter, names=layer_names(model))  # what no file can say is to be known now
+    elif not isinstance(learner.adapter, Selection):
         learner.adapter.mergeable()
-    if not learner.adapter.changes_base:
-        with tempfile.TemporaryDirectory() as trial:  # what no file can say is to be known now
-            learner._write_adapter(Path(trial), model, None)
+    return learner
+
+
+def planned(model: Any, settings: Mapping[str, Any]) -> Adapted:
+    """`adapted` for `model` as a plan needs it: it may be without memory, and came from no folder."""
+    learner = adapted(model, settings, base=Path())
+    assert learner is not None, "who plans has settings"
     return learner
 
 

@@ -1,4 +1,4 @@
-"""An adapter on a model with a head: the head, which is new, is trained whole beside it."""
+"""An adapter on a model with a head: the head, which is new, is trained whole beside it and written with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from luban.tuning.adapted import Adapted, adapted
 
 
 class AdaptedHead(Adapted):
-    """See `Adapted`; merged at the end, as an adapter's folder has no place for a head."""
+    """See `Adapted`."""
 
     def told(self) -> str:
         """See `Adapted.told`."""
@@ -24,8 +24,8 @@ def adapted_head(
     model: Headed, settings: Mapping[str, Any], *, base: Path, parallel: ParallelConfig | None = None
 ) -> AdaptedHead | None:
     """`adapted` for a model with a head, which stays trainable; None for an empty setting. Raises as that does."""
-    learner = adapted(model, {**settings, "merge": True} if settings else {}, base=base, parallel=parallel)
+    learner = adapted(model, settings, base=base, parallel=parallel)
     if learner is None:
         return None
     model.score.requires_grad_(True)
-    return AdaptedHead(learner.adapter, base=base, merges=True)
+    return AdaptedHead(learner.adapter, base=base, merges=learner.merges)

@@ -20,8 +20,8 @@ from luban.config import build
 from luban.errors import ModelError
 from luban.evaluation.classes import decided
 from luban.folder import read_json, write_json, write_text
-from luban.models import hf
 from luban.models.classifier import Classifier
+from luban.peft.opening import open_model
 from luban.tokenizers.files import FileTokenizer
 from luban.tokenizers.files import load as load_tokenizer
 from luban.tuning.class_rows import Layout, encode_rows
@@ -83,8 +83,11 @@ class Reader:
 
 
 def open_reader(folder: Path, *, device: torch.device) -> Reader:
-    """The classifier in `folder`; raises ModelError if it is none, or the tokenizer does not fit."""
-    model = hf.load(folder, device=device).eval()
+    """The classifier in `folder`, a model's or an adapter's.
+
+    Raises ModelError if it is none, or the tokenizer does not fit.
+    """
+    model = open_model(folder, device=device).eval()
     if not isinstance(model, Classifier):
         what = "this model has no head for classes"
         raise ModelError(what, where=folder, hint="the final/ of `luban classify`")

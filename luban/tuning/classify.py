@@ -90,7 +90,7 @@ class Config(DeviceConfig):
     """Train the head only; the model itself stays as it is."""
     peft: Mapping[str, Any] = field(default_factory=dict)
     """Tune fewer weights: `peft.method=lora peft.r=8 ...` (docs/tuning.md lists methods and settings); nothing
-    tunes them all. `final/` is a whole model, the adapter in its weights."""
+    tunes them all. `final/` is then an adapter's folder with the head in it; `peft.merge=true` writes a model."""
     baseline: bool = True
     """Report TF-IDF with logistic regression, learnt from the same texts, beside the model (needs scikit-learn)."""
     optimizer: ClassifyOptimizer = field(default_factory=ClassifyOptimizer)

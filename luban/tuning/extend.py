@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from luban.training.loop import Validate
     from luban.training.parallel.world import World
     from luban.training.step import Objective
+    from luban.tuning.adapted import Adapted
 
+BASE = "base"
+"""The model with its longer window, not tuned: what an adapter's folder in `final/` stands on."""
 CURVES, PICTURE = "lengths.json", "lengths.png"
 
 
@@ -86,11 +89,18 @@ class Config(DeviceConfig):
     """Lengths of that, in tokens; none doubles the old window up to the new one."""
     tokens: Annotated[int, Ge(2)] = 32768
     """Read about so many tokens of the documents, from their beginning."""
+    peft: Mapping[str, Any] = field(default_factory=dict)
+    """Tune fewer weights: `peft.method=lora peft.r=8 ...` (docs/tuning.md); `final/` is then an adapter's folder on
+    `base/`, the model with its longer window, unless `peft.merge=true` writes one model."""
     optimizer: ExtensionOptimizer = field(default_factory=ExtensionOptimizer)
     loop: ExtensionLoop = field(default_factory=ExtensionLoop)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the data order."""
+
+    def __post_init__(self) -> None:
+        if self.peft and not self.data:
+            raise ConfigError("an adapter learns from text", where="setting 'peft'", hint="--data SHARDS")
 
 
 def run(config: Config, open_lm: OpenLM) -> dict[str, Any]:
@@ -133,9 +143,10 @@ def _run(given: Config, config: Config, open_lm: OpenLM, place: torch.device, wo
     shape = longer_shape(old, config.method, config.context, attention_factor=config.attention_factor)
     sources = _sources(config, shape, tokenizer, world)
     lengths = _lengths(config, old.context)
+    model, learner = _opened(config, shape, tokenizer, place)
     claim(config.out, world, stage="extend", config=given, inputs=inputs)
     results: dict[str, Any] = {"method": config.method, "context": shape.context, "before": old.context}
-    results |= _make(config, shape, sources, tokenizer, place, world)
+    results |= _make(config, model, learner, sources, tokenizer, place, world)
     if config.documents and world.main:
         results["perplexity"] = _curves(config, shape, tokenizer, lengths, open_lm)
     finish(config.out, results, world)
@@ -155,26 +166,44 @@ def _sources(config: Config, shape: Any, tokenizer: FileTokenizer, world: World)
     return shard_sources(config.data, tokenizer.vocab_size, config.weights, owner="model")
 
 
+def _opened(
+    config: Config, shape: Any, tokenizer: FileTokenizer, place: torch.device
+) -> tuple[Any, Adapted | None]:
+    """The model with its new window and what of it is tuned; raises for an adapter that does not fit."""
+    from luban.models import hf
+    from luban.training.architecture import check_fit
+    from luban.tuning.adapted import adapted
+    from luban.tuning.longer import lengthened
+
+    model = lengthened(hf.load(config.model), shape).to(place)
+    learner = adapted(model, config.peft, base=config.out / BASE, parallel=config.parallel)
+    if learner is not None:
+        check_fit(shape, tokenizer, max_length=config.loop.max_length + learner.adapter.places)
+    return model, learner
+
+
 def _make(
     config: Config,
-    shape: Any,
+    model: Any,
+    learner: Adapted | None,
     sources: list[Source],
     tokenizer: FileTokenizer,
     place: torch.device,
     world: World,
 ) -> dict[str, Any]:
     """Write `final/`, tuned if there is text; returns what tuning cost."""
-    from luban.models import hf
     from luban.training.objectives import objective_for
     from luban.training.run import train
-    from luban.tuning.longer import lengthened
 
-    model = lengthened(hf.load(config.model), shape).to(place)
     if not sources:
         if world.main:
             _write(config.out / "final", model, tokenizer)
         return {}
-    return train(
+    if learner is not None and world.main:
+        print(f"extend: {learner.told()}", file=sys.stderr)
+        if not learner.merges:
+            _write_base(config, model.config, tokenizer)
+    made = train(
         config,
         title="extend",
         model=model,
@@ -182,9 +211,20 @@ def _make(
         loader=lambda epochs: _loader(config, sources, world, epochs=epochs),
         objective=lambda model, compiles: objective_for(model, tokenizer, compiled=compiles),
         validation=lambda model, asked: _validation(config, model, asked, tokenizer, world),
+        learner=learner,
         world=world,
         device=place,
     )
+    return made if learner is None else {**made, **learner.counts()}
+
+
+def _write_base(config: Config, shape: Any, tokenizer: FileTokenizer) -> None:
+    """Write what the adapter stands on, unless a run that was stopped has written it."""
+    from luban.models import hf
+    from luban.tuning.longer import lengthened
+
+    if not (config.out / BASE).exists():
+        _write(config.out / BASE, lengthened(hf.load(config.model), shape), tokenizer)
 
 
 def _write(folder: Path, model: Any, tokenizer: FileTokenizer) -> None:

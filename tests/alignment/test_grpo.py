@@ -15,7 +15,7 @@ from luban.alignment.config import PolicyOptimizer, RolloutConfig, RoundsConfig
 from luban.models import hf
 from luban.peft.opening import is_adapter
 from luban.training.metrics import read_log
-from tests.alignment.models import write_function, write_policy, write_prompts
+from tests.alignment.models import ASKED, write_function, write_policy, write_prompts, write_rows
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
@@ -53,7 +53,9 @@ def test_every_prompt_gets_its_group_and_the_policy_moves(tmp_path: Path) -> Non
 
 
 def test_groups_that_agree_teach_nothing(tmp_path: Path) -> None:
-    config = config_for(tmp_path, reward="verify:arithmetic")  # no random answer is 7
+    rows = [{"prompt": asked, "answer": "31415926"} for asked in ASKED]  # which no random answer is
+    data = (write_rows(tmp_path / "sums.jsonl", rows),)
+    config = config_for(tmp_path, data=data, reward="verify:arithmetic")
     grpo.run(config)
     before, after = hf.load(config.model), hf.load(config.out / "final")
     assert all(line["rollout/silent_groups"] == 1 for line in read_log(config.out))

@@ -40,7 +40,8 @@ def test_ppo_raises_a_planted_preference_at_a_bounded_kl_and_without_its_switche
     assert (
         median(line["value/explained"] for line in steady) > 0.4
     )  # one failure among many can be foreseen by nobody
-    *loose, _ = run_stage(ppo, planted, tmp_path / "off", f"{STEADY} {SWITCHES_OFF} loop.max_steps=15")
+    often = "loop.max_steps=15 loop.epochs=4"  # with the switches on, 2.1 nats from its reference
+    *loose, _ = run_stage(ppo, planted, tmp_path / "off", f"{STEADY} {SWITCHES_OFF} {often}")
     assert mean_of(loose[-3:], "rollout/kl") > 5 * LEAST_KL
     assert mean_of(loose[-3:], "rollout/finished") < mean_of(steady[-5:], "rollout/finished")
 

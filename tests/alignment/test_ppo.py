@@ -113,7 +113,7 @@ def test_a_run_that_was_cut_goes_on_to_the_bit(tmp_path: Path, peft: dict[str, A
 
     folder.claim(cut.out, stage="ppo", config=cut, inputs=cut.inputs)
     with pytest.raises(MemoryError):
-        iteration.rounds.run(dies_in_the_fourth, iteration.kept())
+        iteration.rounds.run(dies_in_the_fourth, learning=iteration.learning, kept=iteration.kept())
     ppo.run(cut)
     assert (cut.out / "rollouts.jsonl").read_text("utf-8") == (whole.out / "rollouts.jsonl").read_text(
         "utf-8"

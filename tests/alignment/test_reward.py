@@ -21,6 +21,7 @@ from luban.alignment.rewarding import RewardingPairs, said_by_words
 from luban.data.loader import Loader, Source
 from luban.errors import ConfigError, ModelError, PromptError
 from luban.models.classifier import Classifier
+from luban.peft.opening import is_adapter
 from luban.training.checkpoint import write_model_folder
 from luban.training.config import ParallelConfig
 from luban.training.metrics import read_log
@@ -100,14 +101,21 @@ def test_transformers_reads_the_same_rewards(trained: Path, rows: Path) -> None:
 
 
 @pytest.mark.slow
-def test_lora_learns_it_too_and_leaves_a_whole_reward_model(model: Path, rows: Path, tmp_path: Path) -> None:
+def test_lora_learns_it_too_and_its_folder_rewards_as_the_merged_model_does(
+    model: Path, rows: Path, tmp_path: Path
+) -> None:
     loop = dataclasses.replace(LOOP, max_steps=40)
     config = config_for(model, rows, tmp_path / "run", peft=LORA, loop=loop)
     config = dataclasses.replace(config, optimizer=PreferenceOptimizer(learning_rate=1e-2, warmup_steps=2))
     results = reward.run(config)
     assert results["report"]["accuracy"] > 0.9
     assert results["trained_parameters"] < 0.3 * results["parameters"]
-    assert load_reward(tmp_path / "run" / "final").config.labels == ("LABEL_0",)
+    merged = dataclasses.replace(config, out=tmp_path / "merged", peft={**LORA, "merge": True})
+    reward.run(merged)
+    assert [is_adapter(one.out / "final") for one in (config, merged)] == [True, False]
+    asked = [pair.first.ids.tolist() for pair in some_pairs(rows).all[:3]]
+    beside, whole = (rewards(load_reward(one.out / "final"), asked) for one in (config, merged))
+    torch.testing.assert_close(beside, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_imitation_is_the_mean_logp_of_the_better_answers_words(rows: Path) -> None:

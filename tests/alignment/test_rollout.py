@@ -11,7 +11,7 @@ import torch
 from luban.alignment.experience import gathered, joined, only_finished
 from luban.alignment.likelihood import likelihood
 from luban.alignment.roles import difference, in_parts
-from luban.alignment.rollout import Answer, answer_all, draw
+from luban.alignment.rollout import Answer, answer_all, draw, uniforms
 from luban.errors import TrainingError
 from luban.inference.generate import generate_tokens
 from luban.lm import Sampling
@@ -55,7 +55,7 @@ def test_greedy_answers_are_those_of_the_inference_engine(family: str, tmp_path:
 def test_the_trainer_finds_the_sampler_s_log_probabilities(temperature: float, tmp_path: Path) -> None:
     torch.manual_seed(2)
     model = eager_to_stop(tiny.llama())
-    answers = answers_of(model, tmp_path, temperature=temperature, times=3)
+    answers = answers_of(model, tmp_path, temperature=temperature, times=6)
     assert len({len(answer.tokens) for answer in answers}) > 3
     assert {answer.finished for answer in answers} == {True, False}
     experience = gathered(answers)
@@ -69,6 +69,33 @@ def test_answers_to_one_prompt_stand_side_by_side_and_differ(tmp_path: Path) -> 
     asked = [prompt.where for prompt in prompts(tmp_path)]
     assert [answer.prompt.where for answer in answers] == [where for where in asked for _ in range(3)]
     assert len({tuple(answer.tokens) for answer in answers}) == len(answers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_is_the_same_whichever_others_are_drawn_beside_it(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model, asked = FAMILIES[family](), prompts(tmp_path)
+    told: dict[str, Any] = {"tokenizer": tiny.tokenizer(), "max_tokens": 12, "times": 2}
+    numbers = uniforms(7, 3, answers=2 * len(asked), max_tokens=12)
+    together = answer_all(model, asked, drawn_by=numbers, **told)
+    for n, prompt in enumerate(asked):
+        alone = answer_all(model, [prompt], drawn_by=numbers[2 * n : 2 * n + 2], **told)
+        assert [answer.tokens for answer in alone] == [
+            answer.tokens for answer in together[2 * n : 2 * n + 2]
+        ]
+
+
+def test_every_iteration_and_seed_draws_by_other_numbers() -> None:
+    told = [uniforms(seed, step, answers=2, max_tokens=3) for seed in (0, 1) for step in (1, 2)]
+    assert len({number for numbers in told for number in numbers.flatten().tolist()}) == 4 * 6
+    assert torch.equal(told[0], uniforms(0, 1, answers=2, max_tokens=3))
+
+
+def test_a_token_is_where_the_running_sum_exceeds_its_number() -> None:
+    logits = torch.tensor([0.2, 0.5, 0.0, 0.3]).log().expand(6, 4)
+    drawn, logps = draw(logits, 1.0, torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 1.0], dtype=torch.float64))
+    assert drawn.tolist() == [0, 0, 1, 1, 3, 3]
+    torch.testing.assert_close(logps.exp(), torch.tensor([0.2, 0.2, 0.5, 0.5, 0.3, 0.3]))
 
 
 def test_a_stop_id_ends_an_answer_and_is_its_last_token_but_not_its_text(tmp_path: Path) -> None:
@@ -85,7 +112,7 @@ def test_a_stop_id_ends_an_answer_and_is_its_last_token_but_not_its_text(tmp_pat
 def test_draws_follow_the_softmax_at_the_temperature() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(30_000, 3)
-    drawn, logps = draw(logits, 0.5)
+    drawn, logps = draw(logits, 0.5, torch.rand(30_000, dtype=torch.float64))
     wanted = torch.tensor([0.0, 2.0, 4.0]).softmax(0)
     torch.testing.assert_close(drawn.bincount().float() / 30_000, wanted, atol=0.01, rtol=0)
     torch.testing.assert_close(logps, wanted.log()[drawn])

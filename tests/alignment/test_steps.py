@@ -51,7 +51,7 @@ def test_without_a_clip_the_ratio_has_no_bound() -> None:
     batch = experience(logps=old_at(1.5, 1, 1, 1, 1), advantages=torch.ones(2, 3))
     objective = PolicyObjective(LossConfig(cliprange=0), temperature=1.0)
     assert objective(Told(), batch).loss.item() == pytest.approx(-5.5, rel=1e-5)
-    assert "clipped" not in objective.tally.means()
+    assert "policy/clipped" not in objective.tally.means()
 
 
 def test_the_clip_s_share_and_the_distance_moved_are_noted() -> None:
@@ -59,9 +59,9 @@ def test_the_clip_s_share_and_the_distance_moved_are_noted() -> None:
     objective = PolicyObjective(LossConfig(), temperature=1.0)
     objective(Told(), batch)
     told = objective.tally.means()
-    assert told["clipped"] == pytest.approx(1 / 5)
-    assert told["moved"] == pytest.approx((0.5 - math.log(1.5)) / 5, rel=1e-4)
-    assert told["entropy"] == pytest.approx(math.log(16))
+    assert told["policy/clipped"] == pytest.approx(1 / 5)
+    assert told["policy/moved"] == pytest.approx((0.5 - math.log(1.5)) / 5, rel=1e-4)
+    assert told["policy/entropy"] == pytest.approx(math.log(16))
 
 
 @pytest.mark.parametrize(("clip", "bonus"), [(0.0, math.log(16)), (2.0, 2.0), (9.0, math.log(16))])
@@ -69,6 +69,15 @@ def test_being_undecided_is_rewarded_up_to_a_bound(clip: float, bonus: float) ->
     config = LossConfig(entropy_coef=0.1, entropy_clip=clip)
     step = PolicyObjective(config, temperature=1.0)(Told(), experience(logps=old_at(1, 1, 1, 1, 1)))
     assert step.loss.item() == pytest.approx(-0.1 * bonus * 5, rel=1e-5)
+
+
+@pytest.mark.parametrize(("coef", "pulls"), [(0.0, False), (0.1, True)])
+def test_being_undecided_pulls_at_the_policy_only_where_it_is_rewarded(coef: float, pulls: bool) -> None:
+    policy = Told()
+    torch.nn.init.normal_(policy.head.weight)
+    PolicyObjective(LossConfig(entropy_coef=coef), temperature=1.0)(policy, experience()).loss.backward()
+    assert policy.head.weight.grad is not None
+    assert bool(policy.head.weight.grad.any()) == pulls
 
 
 def critic_saying(value: float) -> Any:
@@ -82,7 +91,7 @@ def test_the_critic_s_loss_is_clipped_against_its_old_values(clip: float, each: 
     objective = CriticObjective(LossConfig(cliprange_value=clip))
     step = objective(critic_saying(1.5), batch)
     assert step.loss.item() == pytest.approx(5 * each)
-    assert objective.tally.means() == ({"clipped": 1.0} if clip else {})
+    assert objective.tally.means() == ({"value/clipped": 1.0} if clip else {})
 
 
 def test_advantages_are_weighed_whitened_and_clipped_as_told() -> None:

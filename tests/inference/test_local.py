@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,24 @@ def uncached_greedy(lm: LocalLM, ids: list[int], count: int) -> list[int]:
     for _ in range(count):
         tokens.append(int(lm.model(torch.tensor([tokens]))[0, -1].argmax()))
     return tokens[len(ids) :]
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_a_streamed_chat_returns_why_it_ended(lm: LocalLM, reason: str) -> None:
+    (made,) = lm.chat([[{"role": "user", "content": "Hi"}]], GREEDY)
+    sampling = dataclasses.replace(GREEDY, stop=(made.text[-1],) if reason == "stop" else ())
+    pieces = lm.stream([{"role": "user", "content": "Hi"}], sampling)
+    assert made.finish_reason == "length"
+    assert returned(pieces) == reason
+
+
+def returned(pieces: Iterator[str]) -> object:
+    """What a generator returns at its end."""
+    try:
+        while True:
+            next(pieces)
+    except StopIteration as end:
+        return end.value
 
 
 def test_a_streamed_chat_is_the_same_answer(lm: LocalLM) -> None:

@@ -49,10 +49,8 @@ def test_the_input_of_a_layer_is_not_kept() -> None:
     targets = ("down",)
     plain = kept_bytes(lora, lora.LoraConfig(r=3, target_modules=targets))
     frozen = kept_bytes(lora_fa, lora_fa.LoraFaConfig(r=3, target_modules=targets))
-    layers, positions, hidden, size = 2, 2 * 9, 48, 4
-    assert (
-        plain - frozen == layers * positions * hidden * size
-    )  # of each layer its input; A x, of rank 3, is kept
+    layers, positions, hidden, r, size = 2, 2 * 9, 48, 3, 4
+    assert plain - frozen == layers * positions * (hidden - r) * size  # A x is kept in its place
 
 
 def test_gradients_of_b_are_those_of_lora() -> None:

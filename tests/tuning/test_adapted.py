@@ -23,6 +23,8 @@ from luban.training.config import LoopConfig, ParallelConfig
 from luban.training.loop import Fit
 from luban.training.metrics import read_log
 from luban.tuning import sft
+from luban.tuning.adapted import TRAINED
+from tests import tiny
 from tests.conftest import Workspace
 from tests.ranks import run_ranks
 
@@ -157,6 +159,30 @@ def test_a_wrong_setting_is_told_before_anything_is_written(
     with pytest.raises(ConfigError, match=message):
         sft.run(config_for(workspace, tmp_path / "run", peft=peft))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_no_adapters_file_can_say_is_refused_unless_it_is_merged(tmp_path: Path) -> None:
+    from luban.tuning.adapted import adapted
+
+    peft = {"method": "adalora", "target_modules": "q,v"}  # GPT-2's file has one layer for q, k and v
+    with pytest.raises(ConfigError, match="only LoRAs and IA3 on outputs can become"):
+        adapted(tiny.gpt2(), peft, base=tmp_path)
+    learner = adapted(tiny.gpt2(), {**peft, "merge": True}, base=tmp_path)
+    assert learner is not None
+    learner.write(tmp_path, learner.adapter.model, tiny.tokenizer())
+    assert [path.name for path in tmp_path.iterdir()] == [TRAINED]
+    learner.finish(tmp_path / "final", learner.adapter.model, tiny.tokenizer())
+    assert hf.load_config(tmp_path / "final").model_type == "gpt2"
+
+
+def test_weights_in_four_bits_count_as_weights(workspace: Workspace) -> None:
+    from luban.tuning.adapted import adapted
+
+    model = hf.load(workspace.model)
+    whole = sum(weight.numel() for weight in model.parameters())
+    learner = adapted(model, {"method": "qlora"}, base=workspace.model)
+    assert learner is not None
+    assert learner.counts()["parameters"] == whole
 
 
 def test_hugging_faces_names_of_layers_are_understood(workspace: Workspace, tmp_path: Path) -> None:

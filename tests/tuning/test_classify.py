@@ -19,6 +19,7 @@ from luban.folder import read_json
 from luban.inference.local import open_lm
 from luban.models import hf
 from luban.models.bert import BertConfig
+from luban.peft.opening import is_adapter
 from luban.tokenizers.train import train
 from luban.training.best import Best
 from luban.training.checkpoint import write_model_folder
@@ -211,7 +212,7 @@ def test_a_frozen_model_is_left_as_it_was_and_its_head_learns(
 
 
 @pytest.mark.slow
-def test_an_adapter_is_trained_with_the_head_and_merged(
+def test_an_adapters_folder_has_the_head_and_classifies_as_the_merged_model_does(
     places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     peft = {"method": "lora", "r": 4, "target_modules": "q_proj,v_proj"}
@@ -221,7 +222,18 @@ def test_an_adapter_is_trained_with_the_head_and_merged(
     counted = 2 * 4 * (32 + 32 + 32 + 16) + 2 * 32  # two layers' queries and values, and the head
     assert f"lora trains {counted} weights" in capsys.readouterr().err
     assert results["test"]["accuracy"] > 0.8
-    base, tuned = weights(places["llama"]), weights(config.out / "final")
+    final = config.out / "final"
+    assert is_adapter(final)
+    lines = [json.loads(line) for line in (config.out / "predictions.jsonl").read_text("utf-8").splitlines()]
+    asked = classify_apply.Config(model=final, text=tuple(line["text"] for line in lines), threads=1)
+    told = classify_apply.run(asked)["predictions"]
+    merged = dataclasses.replace(config, out=tmp_path / "merged", peft={**peft, "merge": True})
+    assert classify.run(merged)["test"] == results["test"]
+    again = classify_apply.run(dataclasses.replace(asked, model=merged.out / "final"))["predictions"]
+    for line, one, other in zip(lines, told, again, strict=True):
+        assert one["probabilities"] == pytest.approx(line["probabilities"], abs=2e-6)
+        assert other["probabilities"] == pytest.approx(line["probabilities"], abs=1e-5)
+    base, tuned = weights(places["llama"]), weights(merged.out / "final")
     changed = {name.split(".", 3)[-1] for name, value in base.items() if not torch.equal(value, tuned[name])}
     assert changed == {"self_attn.q_proj.weight", "self_attn.v_proj.weight"}
 
@@ -247,7 +259,8 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
         classify.run(cut)
     monkeypatch.setattr(Fit, "_advance", advance)
     classify.run(cut)
-    for name in ("final/model.safetensors", "predictions.jsonl", "checkpoints/best"):
+    written = "final/adapter_model.safetensors" if peft else "final/model.safetensors"
+    for name in (written, "predictions.jsonl", "checkpoints/best"):
         assert (cut.out / name).read_bytes() == (whole.out / name).read_bytes()
 
 

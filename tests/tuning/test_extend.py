@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from luban.errors import ConfigError
 from luban.folder import AlreadyDone, read_json
 from luban.inference.local import open_lm
 from luban.models import hf
+from luban.peft.opening import is_adapter, open_model
 from luban.tokenizers.files import load
 from luban.training.architecture import ArchitectureConfig
 from luban.training.config import OptimizerConfig
@@ -21,10 +23,12 @@ from luban.training.pretrain import Config as PretrainConfig
 from luban.training.pretrain import run as pretrain
 from luban.tuning import extend
 from tests.conftest import Workspace
+from tests.tuning.test_adapted import stop_after
 
 LOOP = extend.ExtensionLoop(
     max_steps=3, per_device_train_batch_size=2, compile=False, logging_steps=1, save_steps=2
 )
+TEXT = (Path("the workspace's shards"),)
 OPTIMIZER = extend.ExtensionOptimizer(learning_rate=1e-2, warmup_steps=0)
 
 
@@ -82,6 +86,44 @@ def test_held_out_shards_are_logged(workspace: Workspace, tmp_path: Path) -> Non
     assert results["val/loss"] < read_log(config.out)[0]["val/loss"]
 
 
+def logits(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return open_model(folder).eval()(torch.arange(300)[None] % 97)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_goes_on_to_the_bit_and_its_folder_reads_the_new_window(
+    method: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peft = {"method": method, "r": 4}
+    whole, killed = (
+        config_for(workspace, tmp_path / name, data=(workspace.shards,), peft=peft)
+        for name in ("whole", "killed")
+    )
+    results = extend.run(whole, open_lm)
+    stop_after(2, monkeypatch)
+    with pytest.raises(RuntimeError, match="killed"):
+        extend.run(killed, open_lm)
+    monkeypatch.undo()
+    extend.run(killed, open_lm)
+    assert 0 < results["trained_parameters"] < results["parameters"]
+    assert is_adapter(whole.out / "final")
+    assert open_lm(str(whole.out / "final")).context == 512
+    torch.testing.assert_close(logits(killed.out / "final"), logits(whole.out / "final"), rtol=0, atol=0)
+    assert not torch.equal(logits(whole.out / "final"), logits(whole.out / extend.BASE))
+
+
+def test_a_merged_adapter_is_one_model_that_computes_the_same(workspace: Workspace, tmp_path: Path) -> None:
+    for name, more in (("beside", {}), ("merged", {"merge": True})):
+        peft = {"method": "lora", "r": 4, **more}
+        extend.run(config_for(workspace, tmp_path / name, data=(workspace.shards,), peft=peft), open_lm)
+    assert not (tmp_path / "merged" / extend.BASE).exists()
+    assert hf.load_config(tmp_path / "merged/final").context == 512
+    torch.testing.assert_close(
+        logits(tmp_path / "merged/final"), logits(tmp_path / "beside/final"), rtol=0, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -89,12 +131,16 @@ def test_held_out_shards_are_logged(workspace: Workspace, tmp_path: Path) -> Non
         ({"method": "alibi"}, "'alibi' is not for a 'llama' model"),
         ({"lengths": (1024,)}, "1024 tokens are more than the new window of 512"),
         ({"weights": (1.0,)}, "1 weights for 0 data folders"),
+        ({"peft": {"method": "lora"}}, "an adapter learns from text"),
+        ({"peft": {"method": "lorra"}, "data": TEXT}, "did you mean 'lora'"),
         ({"loop": dataclasses.replace(LOOP, max_length=1024)}, "rows of 1024 tokens are longer"),
     ],
 )
 def test_a_wrong_setting_is_told_before_anything_is_written(
     workspace: Workspace, tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
+    if changes.get("data") == TEXT:
+        changes = {**changes, "data": (workspace.shards,)}
     with pytest.raises(ConfigError, match=told):
         extend.run(config_for(workspace, tmp_path / "long", **changes), open_lm)
     assert not (tmp_path / "long").exists()

@@ -29,6 +29,7 @@ only if no other band brings them together; the cost per document stays bounded.
 
 AROUND = 1 << 16
 """Bytes that the system may map around what is touched."""
+_SOURCE = Path(__file__).with_name("components.cpp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +154,4 @@ def _arguments(found: Buckets) -> tuple[c_void_p, c_void_p, c_int64]:
 
 
 def _library() -> CDLL:
-    return native.load(Path(__file__).with_name("components.cpp"))
+    return native.load(_SOURCE)

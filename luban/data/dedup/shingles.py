@@ -10,6 +10,8 @@ import numpy as np
 from luban import native
 from luban.data.step import Packed
 
+_SOURCE = Path(__file__).with_name("shingles.cpp")
+
 
 def shingles(packed: Packed, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     """All texts' shingles end to end (uint32, in order, repeats kept), and how many each text has (int64).
@@ -18,7 +20,7 @@ def shingles(packed: Packed, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     `os.path.join` is three, whatever stands around it. A text of fewer than `ngram` words is one shingle; one without
     words has none.
     """
-    library = native.load(Path(__file__).with_name("shingles.cpp"))
+    library = native.load(_SOURCE)
     library.shingles.restype = c_int64
     out = np.empty(int(packed.lengths.sum()), np.uint32)  # pages that nothing is written to cost no memory
     counts = np.empty(len(packed.starts), np.int64)

@@ -13,6 +13,7 @@ from luban import native
 
 LANES = 16
 """The kernel computes so many hash functions at once."""
+_SOURCE = Path(__file__).with_name("minhash.cpp")
 
 
 def signatures(items: np.ndarray, counts: np.ndarray, hashes: int, *, seed: int = 0) -> np.ndarray:
@@ -65,4 +66,4 @@ def _functions(hashes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _library() -> CDLL:
-    return native.load(Path(__file__).with_name("minhash.cpp"))
+    return native.load(_SOURCE)

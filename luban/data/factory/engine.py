@@ -8,6 +8,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +22,12 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Engine = Literal["pool", "ray"]
 TOLD_EVERY_S = 5
+ANSWER_S = 10
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl(2): the signal that a process gets when its parent ends."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's mallopt(3): free memory from which on some goes back to the system, sizes from which on it is asked."""
+KEPT_BYTES, LARGEST_BYTES = 1 << 28, 1 << 25
 
 
 def workers_here(asked: int) -> int:
@@ -93,6 +98,7 @@ def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _settle_down()
 
 
 def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
@@ -106,20 +112,28 @@ def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], workers: 
 
 def _work(function: Callable[[Task], Result], task: Task) -> Result:
     """A task, in a worker of Ray's."""
-    _freeze()
+    _settle_down()
     return function(task)
 
 
 @functools.cache
-def _freeze() -> None:
-    """Leave what Ray has imported (as many objects as Luban) out of the garbage collector's rounds, once."""
+def _settle_down() -> None:
+    """Spare a worker work that it would do for every batch, once.
+
+    The garbage collector leaves out what is imported (Ray brings as many objects as Luban). And glibc keeps the memory
+    of one batch for the next, where it would give it back and have it cleared page by page again.
+    """
     gc.freeze()
+    if "CS_GNU_LIBC_VERSION" in os.confstr_names:
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def ray_started(workers: int) -> Any:
     """Ray, once for all stages of a run: the cluster that RAY_ADDRESS names, else a local one with `workers` processes.
 
-    Raises MachineError where it is not installed.
+    Raises MachineError where it is not installed, or nothing answers at that address.
     """
     try:
         import ray
@@ -128,8 +142,26 @@ def ray_started(workers: int) -> Any:
     if ray.is_initialized():  # it ends with the process
         return ray
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+    if address := os.environ.get("RAY_ADDRESS"):
+        _knock(address)
+        try:
+            ray.init(**quiet)
+        except ConnectionError as error:
+            hint = "`ray status` there; if the cluster asks for tokens, RAY_AUTH_MODE=token"
+            raise MachineError(str(error), where=f"RAY_ADDRESS={address}", hint=hint) from None
     else:
         ray.init(num_cpus=workers, include_dashboard=False, **quiet)
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise MachineError at once where nothing listens: Ray itself would try for two minutes and not say where."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():  # "auto", "local"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        what = f"no Ray cluster answers: {error.strerror or error}"
+        hint = "`ray start --head` on that machine, or unset RAY_ADDRESS for a cluster of this run's own"
+        raise MachineError(what, where=f"RAY_ADDRESS={address}", hint=hint) from None

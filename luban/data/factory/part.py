@@ -7,7 +7,6 @@ file: nothing waits for the disk, and what a power cut has cut short is seen.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ from luban.data.document import Document, RecordError
 from luban.data.factory import rows, tally
 from luban.data.factory.rows import Files, Writer
 from luban.data.sources import Options, Slice, read_slice
-from luban.data.step import Batch, CorpusStep, Drop, Edit, Outcome, Step
+from luban.data.step import Batch, CorpusStep, Drop, Outcome, Step
 from luban.errors import DataError
-from luban.folder import atomic_file, read_json, write_json
+from luban.folder import atomic_file, read_json, write_bytes
 
 SHOWN = 2000
 """Characters of a document in quarantine that are shown."""
@@ -77,7 +76,7 @@ def process(task: Task) -> int:
     if task.following is not None and task.collected is not None:
         save(task.collected, task.index, work.collected)
     written = {kind: files.of(kind).stat().st_size for kind in ("kept", "rejected", "quarantine")}
-    write_json(files.of("stats", "json"), work.counts | {"written": written}, durable=False)
+    _note(files.of("stats", "json"), work.counts | {"written": written})
     return task.index
 
 
@@ -116,7 +115,7 @@ def save(folder: Path, index: int, gathered: Sequence[Mapping[str, np.ndarray]])
         with atomic_file(path, durable=False) as work, work.open("wb") as file:
             np.save(file, np.concatenate([arrays[name] for arrays in gathered]))
         sizes[name] = path.stat().st_size
-    write_json(folder / f"{index:05d}.json", sizes, durable=False)
+    _note(folder / f"{index:05d}.json", sizes)
 
 
 def saved(folder: Path, index: int) -> dict[str, Path] | None:
@@ -132,6 +131,10 @@ def told(path: Path) -> dict[str, Any]:
         return read_json(path)
     except DataError:
         return {}
+
+
+def _note(path: Path, facts: Mapping[str, Any]) -> None:
+    write_bytes(path, orjson.dumps(facts), durable=False)
 
 
 def _is_whole(path: Path, size: int) -> bool:
@@ -180,7 +183,7 @@ class _Work:
         batch = Batch(documents, self.first)
         self.first += len(documents)
         self.counts["documents_in"] += len(documents)
-        self.counts["bytes_in"] += int(batch.packed.lengths.sum())
+        self.counts["bytes_in"] += sum(batch.sizes)
         if self.task.corpus is not None:
             batch = self._corpus(batch)
         for name, step in self.task.steps:
@@ -219,43 +222,41 @@ class _Work:
         """The documents that stay, edited; the others are written with the reason."""
         count = len(batch.documents)
         assert len(outcomes) == count, f"{name}: {len(outcomes)} outcomes of {count}"
+        if not any(outcomes):
+            return batch
         stay, places, same_texts = list[Document](), list[int](), True
+        dropped: dict[str, dict[str, int]] = {}
         for place, (document, outcome) in enumerate(zip(batch.documents, outcomes, strict=True)):
             if isinstance(outcome, Drop):
-                self._drop(name, document, outcome, int(batch.packed.lengths[place]))
+                self._drop(name, document, outcome, batch.sizes[place], dropped)
                 continue
-            if isinstance(outcome, Edit):
+            if outcome is not None:
                 same_texts &= outcome.text is None
-                document = self._edit(name, document, outcome)
+                if outcome.changes:
+                    tally.add(self.counts["changed"], {name: dict(outcome.changes)})
+                document = rows.edited(document, outcome)
             stay.append(document)
             places.append(place)
+        tally.add(self.counts["dropped"], {name: dropped} if dropped else {})
         return batch.narrowed(stay, places) if same_texts else Batch(stay)
 
-    def _drop(self, name: str, document: Document, drop: Drop, size: int) -> None:
+    def _drop(
+        self, name: str, document: Document, drop: Drop, size: int, dropped: dict[str, dict[str, int]]
+    ) -> None:
         if drop is BROKEN:
             return
         why = {"step": name, "reason": drop.reason, "value": drop.value}
         self.rejected.write(rows.dump(document, dropped=why))
-        tally.add(self.counts["dropped"], {name: {drop.reason: {"documents": 1, "bytes": size}}})
-
-    def _edit(self, name: str, document: Document, edit: Edit) -> Document:
-        if edit.changes:
-            tally.add(self.counts["changed"], {name: dict(edit.changes)})
-        return dataclasses.replace(
-            document,
-            id=document.id if edit.id is None else edit.id,
-            text=document.text if edit.text is None else edit.text,
-            meta={**document.meta, **edit.meta} if edit.meta else document.meta,
-        )
+        cell = dropped.setdefault(drop.reason, {"documents": 0, "bytes": 0})
+        cell["documents"] += 1
+        cell["bytes"] += size
 
     def _keep(self, batch: Batch) -> None:
-        sizes = batch.packed.lengths.tolist()
-        for document, size in zip(batch.documents, sizes, strict=True):
-            self.kept.write(rows.dump(document))
-            tally.describe(self.counts, document, size)
+        self.kept.write_all(map(rows.dump, batch.documents))
+        tally.describe(self.counts, batch.documents, batch.sizes)
         count = len(batch.documents)
         self.counts["documents_kept"] += count
-        self.counts["bytes_kept"] += sum(sizes)
+        self.counts["bytes_kept"] += sum(batch.sizes)
         if self.task.following is not None:
             last = batch.narrowed(batch.documents, range(count), self.first_kept)
             self.collected.append(dict(self.task.following.collect(last)))

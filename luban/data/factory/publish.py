@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from luban.data.factory import rows, tally
-from luban.data.factory.engine import run_tasks
-from luban.data.factory.rows import Writer
+import orjson
+
+from luban.data.factory.engine import finish_tasks
+from luban.data.factory.rows import CHUNK, Writer
 from luban.data.factory.run import Means
+from luban.data.factory.tally import SIDES
 from luban.folder import atomic_file
 
 HOLDOUT = "holdout.jsonl"
@@ -27,8 +29,8 @@ class Publishing:
     holdout: Path
 
 
-def publish(kept: Sequence[Path], out: Path, means: Means) -> tally.Counts:
-    """Write the two sides into `out`; returns documents and characters of each."""
+def publish(kept: Sequence[Path], out: Path, means: Means) -> None:
+    """Write the two sides into `out`."""
     for old in [*out.glob("train-*.jsonl"), *out.glob(HOLDOUT)]:
         old.unlink()
     work = out / "stages" / ".holdout"
@@ -36,11 +38,9 @@ def publish(kept: Sequence[Path], out: Path, means: Means) -> tally.Counts:
         Publishing(path, index, out / f"train-{index:05d}.jsonl", work / f"{index:05d}.jsonl")
         for index, path in enumerate(kept)
     ]
-    nothing = {"train": {"documents": 0, "chars": 0}, "holdout": {"documents": 0, "chars": 0}}
-    counts = tally.total([nothing, *run_tasks(_part, tasks, engine=means.engine, workers=means.workers)])
+    finish_tasks(_part, tasks, engine=means.engine, workers=means.workers, label="publish")
     join([task.holdout for task in tasks], out / HOLDOUT)
     shutil.rmtree(work, ignore_errors=True)
-    return counts
 
 
 def join(pieces: Sequence[Path], whole: Path, *, first: bytes = b"") -> None:
@@ -52,12 +52,19 @@ def join(pieces: Sequence[Path], whole: Path, *, first: bytes = b"") -> None:
                 shutil.copyfileobj(opened, file)
 
 
-def _part(task: Publishing) -> tally.Counts:
-    counts: tally.Counts = {side: {"documents": 0, "chars": 0} for side in ("train", "holdout")}
-    with Writer(task.train) as train, Writer(task.holdout, durable=False) as holdout:
-        files = {"train": train, "holdout": holdout}
-        for line, row in rows.lines(task.kept):
-            files[row["split"]].write(line)
-            counts[row["split"]]["documents"] += 1
-            counts[row["split"]]["chars"] += len(row["text"])
-    return counts
+def _part(task: Publishing) -> None:
+    with (
+        Writer(task.train) as train,
+        Writer(task.holdout, durable=False) as holdout,
+        task.kept.open("rb", buffering=CHUNK) as kept,
+    ):
+        for line in kept:
+            (holdout if _is_held_out(line) else train).write(line)
+
+
+def _is_held_out(line: bytes) -> bool:
+    """Whether the row's own entry `split` says so; a row that came without one has it at its end."""
+    for side in SIDES:
+        if line.endswith(b',"split":"%s"}\n' % side.encode()):
+            return side == "holdout"
+    return orjson.loads(line)["split"] == "holdout"

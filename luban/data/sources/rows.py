@@ -24,8 +24,9 @@ def read_rows(part: Slice, options: Options, reject: Reject) -> Iterator[Documen
             return
         if part.begin:
             file.seek(part.begin)
+        place = str(part.path)
         for number, _, line in lines(file, part, options, reject):
-            if document := _accepted(line, number, f"{part.path}:{number}", part, options, reject):
+            if document := _accepted(line, number, f"{place}:{number}", part, options, reject):
                 yield document
 
 

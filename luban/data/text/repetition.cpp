@@ -17,15 +17,26 @@ class Sequence {
         hashes_.assign(1, 0);
         lengths_.assign(1, 0);
     }
+    void assign(const uint64_t* hashes, const uint32_t* characters, int64_t count) {
+        hashes_.resize(count + 1);
+        lengths_.resize(count + 1);
+        uint64_t hash = hashes_[0] = 0;
+        int64_t length = lengths_[0] = 0;
+        for (int64_t i = 0; i < count; i++) {
+            hashes_[i + 1] = hash = hash * BASE + hashes[i];
+            lengths_[i + 1] = length += characters[i];
+        }
+    }
     void push(uint64_t hash, int64_t characters) {
         hashes_.push_back(hashes_.back() * BASE + hash);
         lengths_.push_back(lengths_.back() + characters);
     }
     int64_t size() const { return (int64_t)hashes_.size() - 1; }
     int64_t characters(int64_t from, int64_t to) const { return lengths_[to] - lengths_[from]; }
+    uint64_t sum(int64_t from, int64_t n, uint64_t power) const { return hashes_[from + n] - hashes_[from] * power; }
     uint64_t hash(int64_t from, int64_t n, uint64_t power) const {
-        uint64_t sum = hashes_[from + n] - hashes_[from] * power;
-        return mix(sum, 0xE7037ED1A0B428DBull) ^ sum;
+        uint64_t one = sum(from, n, power);
+        return mix(one, 0xE7037ED1A0B428DBull) ^ one;
     }
     static uint64_t power(int64_t n) {
         uint64_t result = 1;
@@ -39,16 +50,36 @@ class Sequence {
 };
 
 // Where n-grams begin that come more than once, or at least might; an n-gram that repeats begins with a shorter one
-// that does, so each n leaves less to look at. Most of a text is gone after the first.
+// that does, so each n leaves less to look at. Most of a text is gone before the first is counted.
 struct Candidates {
     std::vector<uint32_t> at;
     std::vector<uint32_t> slots;
+    std::vector<uint8_t> met;
     int64_t n = 0;  // they are right for n-grams of this length and more
 
-    void begin(const Sequence& words) {
-        n = 0;
-        at.resize(words.size());
+    void begin(const Sequence& words, int64_t length) {
+        n = length;
+        at.resize(std::max<int64_t>(words.size() - length + 1, 0));
         for (size_t i = 0; i < at.size(); i++) at[i] = (uint32_t)i;
+        narrow(words, length);
+    }
+    // Forgets most of those n-grams that come once: no other has their place among eight times as many.
+    void narrow(const Sequence& words, int64_t length) {
+        int bits = 6;
+        while ((1ull << bits) < 8 * at.size()) bits++;
+        met.assign(1ull << bits, 0);
+        slots.resize(at.size());
+        const uint64_t power = Sequence::power(length);
+        for (size_t i = 0; i < at.size(); i++) {
+            uint32_t place = slots[i] = (uint32_t)(words.sum(at[i], length, power) * 0x9E3779B97F4A7C15ull >> (64 - bits));
+            met[place] += met[place] < 2;
+        }
+        size_t kept = 0;
+        for (size_t i = 0; i < at.size(); i++) {
+            at[kept] = at[i];
+            kept += met[slots[i]] > 1;
+        }
+        at.resize(kept);
     }
     // Forgets beginnings too near to the end of `words`.
     void shorten(const Sequence& words, int64_t length) {
@@ -69,6 +100,7 @@ int64_t top_characters(const Sequence& words, int64_t n, Candidates& candidates,
     if (words.size() < n) return 0;
     uint64_t power = Sequence::power(n);
     candidates.shorten(words, n);
+    if (n > candidates.n) candidates.narrow(words, n);
     candidates.slots.resize(candidates.at.size());
     candidates.n = n;
     tally.reset(candidates.at.size());
@@ -148,11 +180,10 @@ LUBAN_EXPORT void luban_gopher_repetition(const uint64_t* hashes, const uint32_t
     Sequence sequence;
     Candidates candidates;
     for (int64_t i = 0; i < count; i++) {
-        sequence.clear();
-        for (int64_t word = starts[i]; word < starts[i] + words[i]; word++) sequence.push(hashes[word], characters[word]);
-        candidates.begin(sequence);
+        sequence.assign(hashes + starts[i], characters + starts[i], words[i]);
+        if (top_kinds) candidates.begin(sequence, top_n[0]);
         for (int64_t k = 0; k < top_kinds; k++) tops[i * top_kinds + k] = top_characters(sequence, top_n[k], candidates, tally);
-        if (repeat_kinds && repeat_n[0] < candidates.n) candidates.begin(sequence);
+        if (repeat_kinds && (!top_kinds || repeat_n[0] < candidates.n)) candidates.begin(sequence, repeat_n[0]);
         for (int64_t k = 0; k < repeat_kinds; k++)
             if (!(repeats[i * repeat_kinds + k] = repeated_characters(sequence, repeat_n[k], candidates, tally))) break;
     }

@@ -132,12 +132,16 @@ void count_paragraphs(const uint8_t* begin, const uint8_t* end, Tally& seen, int
 // `words` words by their kinds (words.cpp) and characters.
 void count_words(const uint16_t* kinds, const uint32_t* characters, int64_t words, int64_t* row) {
     unsigned seen = 0;
+    int64_t plain = 0, plain_characters = 0, alphabetic = 0;
     for (int64_t i = 0; i < words; i++) {
-        row[PLAIN_WORDS] += kinds[i] & 1;
-        row[PLAIN_WORD_CHARACTERS] += kinds[i] & 1 ? characters[i] : 0;
-        row[ALPHABETIC_WORDS] += kinds[i] >> 1 & 1;
+        plain += kinds[i] & 1;
+        plain_characters += kinds[i] & 1 ? characters[i] : 0;
+        alphabetic += kinds[i] >> 1 & 1;
         seen |= kinds[i];
     }
+    row[PLAIN_WORDS] = plain;
+    row[PLAIN_WORD_CHARACTERS] = plain_characters;
+    row[ALPHABETIC_WORDS] = alphabetic;
     row[WORDS] = words;
     row[STOP_WORDS] = __builtin_popcount(seen >> 2);
 }

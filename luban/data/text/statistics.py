@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SHORT_LINE = 30
 """Characters up to which a line is short (FineWeb; `statistics.cpp` has the same)."""
+_SOURCE = Path(__file__).with_name("statistics.cpp")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +79,7 @@ def statistics_of(packed: Packed, words: Words) -> Statistics:
     """Count everything in every text, whose words are given."""
     names = [field.name for field in fields(Statistics)]
     rows = np.zeros((len(packed.starts), len(names)), np.int64)
-    load(Path(__file__).with_name("statistics.cpp")).luban_statistics(
+    load(_SOURCE).luban_statistics(
         *packed.arguments,
         pointer(words.kinds, np.uint16),
         pointer(words.characters, np.uint32),

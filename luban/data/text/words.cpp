@@ -13,14 +13,28 @@ bool is_plain(const Word& word) {
     return false;
 }
 
-// Which of Gopher's eight this word is, as a bit; 0 for none.
-unsigned stop_word(const Word& word) {
-    static const char* const words[] = {"the", "be", "to", "of", "and", "that", "have", "with"};
+// Fewer than 8 letters as a number, the first one lowest.
+constexpr uint64_t number_of(const char* letters) {
+    uint64_t number = 0;
+    for (int i = 0; letters[i]; i++) number |= (uint64_t)letters[i] << 8 * i;
+    return number;
+}
+uint64_t number_of(const Word& word, const uint8_t* end) {
     size_t bytes = word.end - word.begin;
-    if (bytes < 2 || bytes > 4) return 0;
-    for (unsigned i = 0; i < 8; i++)
-        if (*words[i] == *word.begin && strlen(words[i]) == bytes && !memcmp(words[i], word.begin, bytes)) return 1u << i;
-    return 0;
+    if (end - word.begin < 8) return load_few(word.begin, bytes);
+    uint64_t loaded;
+    __builtin_memcpy(&loaded, word.begin, 8);
+    return loaded & ((1ull << 8 * bytes) - 1);
+}
+
+// Which of Gopher's eight this word is, as a bit; 0 for none.
+unsigned stop_word(uint64_t number) {
+    constexpr uint64_t words[] = {number_of("the"), number_of("be"),   number_of("to"),   number_of("of"),
+                                  number_of("and"), number_of("that"), number_of("have"), number_of("with")};
+    unsigned found = 0;
+    if (number > number_of("\x7f\x7f\x7f\x7f")) return 0;
+    for (unsigned i = 0; i < 8; i++) found |= (unsigned)(words[i] == number) << i;
+    return found;
 }
 
 }  // namespace
@@ -32,12 +46,14 @@ LUBAN_EXPORT void luban_words(const uint8_t* buffer, const int64_t* starts, cons
     int64_t written = 0;
     for (int64_t i = 0; i < texts; i++) {
         int64_t first = written;
+        const uint8_t* end = buffer + starts[i] + lengths[i];
         Words words(buffer + starts[i], lengths[i]);
         for (Word word; words.next(word); written++) {
-            bool plain = is_plain(word);
-            hashes[written] = hash_bytes(word.begin, word.end - word.begin);
+            size_t bytes = word.end - word.begin;
+            uint64_t number = bytes < 8 ? number_of(word, end) : 0;
+            hashes[written] = bytes < 8 ? hash_few(number, bytes) : hash_bytes(word.begin, bytes);
             characters[written] = word.characters;
-            kinds[written] = !plain ? 0 : 1 | (word.classes & LETTER ? 2 : 0) | stop_word(word) << 2;
+            kinds[written] = !is_plain(word) ? 0 : 1 | (word.classes & LETTER ? 2 : 0) | stop_word(number) << 2;
         }
         counts[i] = written - first;
     }

@@ -13,6 +13,8 @@ from luban.native import load, pointer
 if TYPE_CHECKING:
     from luban.data.step import Packed
 
+_SOURCE = Path(__file__).with_name("words.cpp")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Words:
@@ -31,7 +33,7 @@ class Words:
         room = int(packed.lengths.sum())  # address space; memory is taken as words are written
         hashes, characters = np.empty(room, np.uint64), np.empty(room, np.uint32)
         kinds, counts = np.empty(room, np.uint16), np.zeros(len(packed.starts), np.int64)
-        load(Path(__file__).with_name("words.cpp")).luban_words(
+        load(_SOURCE).luban_words(
             *packed.arguments,
             pointer(hashes, np.uint64),
             pointer(characters, np.uint32),

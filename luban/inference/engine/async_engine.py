@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from luban.errors import LubanError
 from luban.inference.engine.engine import Engine, Stats
 from luban.inference.engine.request import Event, Request
+
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
@@ -42,6 +45,14 @@ class Wanted:
     abort: bool = False
 
 
+@dataclass(frozen=True)
+class Call:
+    """Something for the thread to do between two steps, and where its result goes."""
+
+    do: Callable[[], Any]
+    done: Future[Any]
+
+
 class EngineStoppedError(LubanError):
     """The engine was closed, or failed, before the request was finished."""
 
@@ -52,7 +63,7 @@ class AsyncEngine:
     def __init__(self, engine: Engine) -> None:
         """`engine` belongs to this object's thread from now on."""
         self._engine = engine
-        self._wanted: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[Wanted | Call | None] = queue.SimpleQueue()
         self._listeners: dict[str, Listener] = {}
         self._stopped: BaseException | None = None
         self._lock = threading.Lock()
@@ -74,6 +85,23 @@ class AsyncEngine:
         finally:
             if not done:
                 self._send(Wanted(request, listener, abort=True))
+
+    async def call(self, do: Callable[[], Result]) -> Result:
+        """What `do` gives, on the engine's thread between two steps: the model is nobody else's meanwhile.
+
+        Raises what it raises, and EngineStoppedError.
+        """
+        call = Call(do, Future())
+        with self._lock:
+            if self._stopped is not None:
+                raise _stopped("call", self._stopped)
+            self._wanted.put(call)
+        return await asyncio.wrap_future(call.done)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was closed, or failed, and answers nothing any more."""
+        return self._stopped is not None
 
     def stats(self) -> Stats:
         """As of about now: the numbers may be of two neighbouring steps."""
@@ -122,7 +150,11 @@ class AsyncEngine:
             wanted = self._wanted.get()
             if wanted is None:
                 return False
-            if wanted.abort:
+            if isinstance(wanted, Call):
+                _do(wanted)
+                if self._engine.busy:
+                    return True  # a step between two calls, so that nobody's answer stands still
+            elif wanted.abort:
                 self._abort(wanted)
             else:
                 self._submit(wanted)
@@ -149,9 +181,25 @@ class AsyncEngine:
             listener.tell(_stopped(name, reason))
         while not self._wanted.empty():
             wanted = self._wanted.get()
-            if wanted is not None:
+            if isinstance(wanted, Call):
+                _refuse(wanted, _stopped("call", reason))
+            elif wanted is not None:
                 wanted.listener.tell(_stopped(wanted.request.id, reason))
         self._listeners.clear()
+
+
+def _do(call: Call) -> None:
+    if not call.done.set_running_or_notify_cancel():
+        return  # its caller has left
+    try:
+        call.done.set_result(call.do())
+    except Exception as error:  # noqa: BLE001 - raised again at the caller
+        call.done.set_exception(error)
+
+
+def _refuse(call: Call, error: EngineStoppedError) -> None:
+    if call.done.set_running_or_notify_cancel():
+        call.done.set_exception(error)
 
 
 def _stopped(name: str, reason: BaseException) -> EngineStoppedError:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from luban.inference.engine.memory import Saved, memory_for, page_bytes
 from luban.inference.engine.paged import Row
 from luban.inference.engine.pages import PagePool
 from luban.inference.engine.profile import Measured
+from luban.inference.engine.reading import likeliest
 from luban.inference.engine.request import Answer, Asked, Event, Request, begin
 from luban.inference.engine.scheduler import Plan, Scheduler
 from luban.tokenizers.base import Tokenizer
@@ -153,14 +155,14 @@ class Engine:
             for job, new in plan.work
         ]
         states = self.memory.forward(self.model, rows)
+        ends = list(accumulate(len(row.tokens) for row in rows))
+        for (job, _), row, end in zip(plan.work, rows, ends, strict=True):
+            if job.unread:
+                self._read(job, row, states[end - len(row.tokens) : end])
         self.scheduler.done(plan, started)
         self._waste += self.pool.waste(self.scheduler.jobs)
-        ready = [place for place, (job, _) in enumerate(plan.work) if not job.pending]
-        events: list[Event] = []
-        if ready:
-            logits = self.model.head(states[ready]).float().cpu()
-            for place, row in zip(ready, logits.unbind(0), strict=True):
-                events += self._answer(plan.work[place][0], row)
+        ready = [(job, end - 1) for (job, _), end in zip(plan.work, ends, strict=True) if not job.pending]
+        events = self._draw_all(ready, states)
         loads = tuple((len(row.tokens), row.before) for row in rows)
         self.measured.append(Measured(loads, self.clock() - started))
         return events
@@ -212,6 +214,32 @@ class Engine:
         for job, pages in plan.back:
             self.memory.restore(self._on_host.pop(job), pages)
 
+    def _read(self, job: Job, row: Row, states: Float[Tensor, "seq dim"]) -> None:
+        """Gather from the states of a row what is wanted of the prompt itself."""
+        reading = self._asked[self._answers[job].request.id].reading
+        assert reading is not None, "a prompt is read for nothing"
+        reading.take(self.model, states, before=row.before)
+        job.unread = not reading.done
+
+    def _draw_all(self, ready: list[tuple[Job, int]], states: Float[Tensor, "tokens dim"]) -> list[Event]:
+        """What comes of the jobs that were read to their end, each with the place of the state there."""
+        events = [self._embed(job) for job, _ in ready if self._answers[job].request.embed]
+        ready = [(job, place) for job, place in ready if job in self._answers]
+        if ready:
+            logits = self.model.head(states[[place for _, place in ready]]).float().cpu()
+            for (job, _), row in zip(ready, logits.unbind(0), strict=True):
+                events += self._answer(job, row)
+        return events
+
+    def _embed(self, job: Job) -> Event:
+        """The end of a request that wants its prompt's embedding."""
+        answer = self._answers[job]
+        asked = self._asked.pop(answer.request.id)
+        assert asked.reading is not None, "nothing was to be read"
+        self._leave(answer)
+        self._finished += 1
+        return Event(id=answer.request.id, index=0, text="", embedding=asked.reading.embedding, last=True)
+
     def _answer(self, job: Job, logits: Float[Tensor, " vocab"]) -> list[Event]:
         """The next token of the job's answer, and the first one of each that begins as its copy."""
         answer = self._answers[job]
@@ -224,11 +252,15 @@ class Engine:
                 self._answers[other.job] = other
             branches = asked.answers
         events = [self._draw(branch, logits) for branch in branches]
-        if asked.open:
-            return [] if answer.request.chooses else events
-        del self._asked[answer.request.id]
-        self._finished += 1
-        return _chosen(asked) if answer.request.chooses else [*events[:-1], _closing(events[-1])]
+        if not asked.open:
+            del self._asked[answer.request.id]
+            self._finished += 1
+        if answer.request.chooses:
+            events = [] if asked.open else _chosen(asked)
+        if events and asked.reading:
+            told, asked.reading = tuple(asked.reading.logps), None
+            events[0] = replace(events[0], prompt_logps=told)
+        return events if asked.open else [*events[:-1], replace(events[-1], last=True)]
 
     def _draw(self, answer: Answer, logits: Float[Tensor, " vocab"]) -> Event:
         """Take the answer's next token from `logits`; an answer that ends with it gives up its pages."""
@@ -259,22 +291,14 @@ class Engine:
 
 def _chosen(asked: Asked) -> list[Event]:
     """The best answers, each whole in one event."""
-    events = [
+    return [
         Event(id=asked.request.id, index=index, text=result.text, answer=result)
         for index, result in enumerate(asked.chosen())
     ]
-    return [*events[:-1], _closing(events[-1])]
-
-
-def _closing(event: Event) -> Event:
-    return Event(**{**vars(event), "last": True})
 
 
 def _likeliest(logits: Float[Tensor, " vocab"], count: int) -> tuple[tuple[int, float], ...]:
-    if not count:
-        return ()
-    best, ids = logits.log_softmax(-1).topk(min(count, len(logits)))
-    return tuple(zip(ids.tolist(), best.tolist(), strict=True))
+    return likeliest(logits.log_softmax(-1)[None], count)[0] if count else ()
 
 
 def _pages_in(model: Any, config: EngineConfig) -> int:

@@ -43,6 +43,8 @@ class Job:
     """Pages that wait in the host's memory; then the table is empty."""
     keys: list[bytes] = field(default_factory=list)
     """Content hashes of the whole pages so far, for sharing."""
+    unread: bool = False
+    """Whether its prompt's states are still needed, so that what the pool has of it is computed all the same."""
     published: int = 0
     """How many pages of the table others were told of."""
 

@@ -34,7 +34,7 @@ class Memory(Protocol):
     """Whether a page says the same to every text that begins with its tokens."""
 
     def forward(self, model: Any, rows: list[Row]) -> Tensor:
-        """States at the end of each row, whose new tokens are remembered."""
+        """States of the rows' tokens, one row after another; the tokens are remembered."""
         ...
 
     def copy(self, source: int, target: int) -> None:
@@ -61,7 +61,7 @@ class KeyMemory:
         windows = [slot.window for slot in like]
         self.window = max(windows) if all(windows) else 0
 
-    def forward(self, model: Any, rows: list[Row]) -> Float[Tensor, "rows dim"]:
+    def forward(self, model: Any, rows: list[Row]) -> Float[Tensor, "tokens dim"]:
         """See `Memory`: all rows in one pass."""
         device = self.slots[0].store.device
         layout = Layout(rows, page_size=self.page_size, device=device)
@@ -72,7 +72,7 @@ class KeyMemory:
         states = model.hidden(
             torch.tensor([tokens], device=device), torch.tensor([positions], device=device), self.slots
         )
-        return states[0, layout.lasts]
+        return states[0]
 
     def copy(self, source: int, target: int) -> None:
         """See `Memory`."""

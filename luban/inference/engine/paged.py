@@ -46,7 +46,6 @@ class Layout:
         self.places = torch.tensor(places, device=device)
         # An entry that is gone is never looked at: a window hides it. 0 keeps it a valid index.
         self.tables = [torch.tensor([max(0, page) for page in row.pages], device=device) for row in rows]
-        self.lasts = torch.tensor([first + new - 1 for first, new, _ in self.spans], device=device)
 
 
 class PagedSlot:

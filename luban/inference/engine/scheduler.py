@@ -206,7 +206,7 @@ class Scheduler:
 
     def _begin(self, job: Job) -> None:
         """Take over what the pool has of a job that holds nothing; its last token is always computed."""
-        if self.share and job.tokens:
+        if self.share and job.tokens and not job.unread:
             whole = (job.known - 1) // self.pool.page_size
             found = self.pool.find(job.hash_pages(self.pool.page_size)[:whole])
             self.pool.hold(found)

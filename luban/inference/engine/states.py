@@ -29,15 +29,15 @@ class StateMemory:
         self.layers = layers
         self.states: list[list[State | None]] = [[None] * pages for _ in range(layers)]
 
-    def forward(self, model: Any, rows: list[Row]) -> Float[Tensor, "rows dim"]:
+    def forward(self, model: Any, rows: list[Row]) -> Float[Tensor, "tokens dim"]:
         """See `Memory`: rows of one token in one pass, each longer one in its own."""
         together = [place for place, row in enumerate(rows) if len(row.tokens) == 1 and row.before]
         groups = [[place] for place in range(len(rows)) if place not in together]
-        ends: dict[int, Tensor] = {}
+        made: dict[int, Tensor] = {}
         for group in [*groups, *([together] if together else [])]:
             states = self._pass(model, [rows[place] for place in group])
-            ends |= dict(zip(group, states, strict=True))
-        return torch.stack([ends[place] for place in range(len(rows))])
+            made |= dict(zip(group, states, strict=True))
+        return torch.cat([made[place] for place in range(len(rows))])
 
     def copy(self, source: int, target: int) -> None:
         """See `Memory`; a state is never changed in place, so both pages may hold the same one."""
@@ -55,7 +55,7 @@ class StateMemory:
                 layer[page] = state
 
     def _pass(self, model: Any, rows: list[Row]) -> Tensor:
-        """States at the end of rows of one length, all of which are new or none."""
+        """[rows, seq, dim] of rows of one length, all of which are new or none."""
         device = model.embedding.weight.device
         slots = [Recurrent() for _ in range(self.layers)]
         if rows[0].before:
@@ -68,7 +68,7 @@ class StateMemory:
             assert slot.state is not None, "a layer carried nothing on"
             for place, row in enumerate(rows):
                 layer[row.pages[0]] = tuple(part[place : place + 1].clone() for part in slot.state)
-        return states[:, -1]
+        return states
 
 
 def _joined(states: list[State | None], device: torch.device) -> State:

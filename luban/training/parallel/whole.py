@@ -45,11 +45,18 @@ def gathered(model: Any, world: World) -> Any:
     weights = _whole_weights(model, world)
     if not world.main:
         return None
-    whole = hf.hollow(model.config)
-    whole.load_state_dict(weights, assign=True, strict=not model.config.tied)
-    if model.config.tied:
-        whole.tie()
-    return whole
+    return _filled(model.config, weights)
+
+
+def everywhere(model: Any, device: torch.device) -> Any:
+    """The whole model on `device` of every copy, to draw from or to read with; they call this together.
+
+    It is `model` itself where that is whole already, else a copy that lasts as long as it is held.
+    """
+    if not any(map(is_part, model.parameters())):
+        return model
+    weights = {name: joined(weight.detach()).to(device) for weight, name in names(model).items()}
+    return _filled(model.config, weights)
 
 
 def _whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
@@ -57,8 +64,7 @@ def _whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
     kept = world.place("dp") == world.place("tp") == 0
     weights = {}
     for parameter, name in names(model).items():
-        weight = parameter.detach()
-        whole = _joined(weight) if is_part(weight) else weight
+        whole = joined(parameter.detach())
         if kept:
             weights[name] = whole.cpu()
     if world.pp == 1 or not kept:
@@ -68,8 +74,21 @@ def _whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
     return {name: weight for stage in stages or [] for name, weight in stage.items()}
 
 
-def _joined(part: Any) -> Tensor:
-    """All processes' parts of a DTensor as one, axis by axis: at once, PyTorch warns where both cut the same rows."""
+def _filled(config: Any, weights: Mapping[str, Tensor]) -> Any:
+    whole = hf.hollow(config)
+    whole.load_state_dict(weights, assign=True, strict=not config.tied)
+    if config.tied:
+        whole.tie()
+    return whole.requires_grad_(False)
+
+
+def joined(part: Any) -> Tensor:
+    """All processes' parts of a tensor as one; a tensor that is whole as it is.
+
+    Axis by axis: at once, PyTorch warns where both cut the same rows.
+    """
+    if not is_part(part):
+        return part
     from torch.distributed.tensor import Replicate
 
     placements = list(part.placements)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from luban.errors import ConfigError, LubanError, MachineError
 from luban.training.config import ParallelConfig
 
 Axis = Literal["pp", "dp", "tp"]
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +74,14 @@ class World:
         dist.broadcast_object_list(told)
         return told[0]
 
-    def everyones(self, words: list[str]) -> list[str]:
-        """The `words` of all copies of the model, in their order."""
+    def everyones(self, things: list[Thing]) -> list[Thing]:
+        """The `things` of all copies of the model, in their order; what can be pickled, on the CPU."""
         group = self.group("dp")
         if group is None:
-            return words
-        told: list[list[str]] = [[] for _ in range(dist.get_world_size(group))]
-        dist.all_gather_object(told, words, group=group)
-        return [word for each in told for word in each]
+            return things
+        told: list[list[Thing]] = [[] for _ in range(dist.get_world_size(group))]
+        dist.all_gather_object(told, things, group=group)
+        return [thing for each in told for thing in each]
 
     def wait(self) -> None:
         """Return when every process has come here."""

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luban.data.document import Document
+from luban.data.factory import split
 from luban.data.factory.split import Split, occurrences
 from luban.data.step import Batch, Edit
 from luban.errors import ConfigError
@@ -87,9 +88,26 @@ def test_a_repeated_id_is_made_unique_and_counted(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 5)))
 def test_occurrences_count_what_came_before(keys: list[int]) -> None:
-    assert occurrences(np.array(keys, np.uint64)).tolist() == [
-        keys[:at].count(key) for at, key in enumerate(keys)
-    ]
+    before = np.zeros(len(keys), np.int64)
+    hashes = np.array([(key + 1) * 0x9E3779B97F4A7C15 % 2**64 for key in keys], np.uint64)
+    for rows, times in occurrences(hashes, memory=1):
+        before[rows] = times
+    assert before.tolist() == [keys[:at].count(key) for at, key in enumerate(keys)]
+
+
+def test_decisions_do_not_depend_on_how_many_rows_are_looked_at_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = documents([f"document {n % 90}" for n in range(100)])
+    step, facts = Split(holdout=20), tmp_path / "facts.npy"
+    np.save(facts, step.collect(Batch(made))["facts"])
+    paths = [tmp_path / name / "decisions.npy" for name in ("whole", "few")]
+    for path, rows in zip(paths, (1 << 18, 7), strict=True):
+        monkeypatch.setattr(split, "ROWS", rows)
+        path.parent.mkdir()
+        step.resolve([{"facts": facts}], [path], memory=1 << 20)
+    assert np.array_equal(*map(np.load, paths))
+    assert (np.load(paths[0])["side"] == split.HOLDOUT).sum() == 20
 
 
 def test_a_holdout_that_is_neither_share_nor_number_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -104,6 +105,23 @@ def test_closing_ends_what_is_on_its_way_and_refuses_what_comes(llama: Any) -> N
     engine.close()
     with pytest.raises(EngineStoppedError):
         asyncio.run(listen(engine, request("late", [5])))
+
+
+def test_a_call_runs_on_the_engines_thread_between_two_steps(engine: AsyncEngine) -> None:
+    async def answer_and_calls() -> tuple[list[Event], list[str]]:
+        task = asyncio.create_task(listen(engine, request("r", [5], LONG)))
+        names = [await engine.call(lambda: threading.current_thread().name) for _ in range(5)]
+        with pytest.raises(ZeroDivisionError):
+            await engine.call(lambda: 1 / 0)
+        return await task, names
+
+    heard, names = asyncio.run(answer_and_calls())
+    assert names == ["luban-engine"] * 5
+    assert len(heard) == LONG.max_tokens
+    engine.close()
+    assert engine.stopped
+    with pytest.raises(EngineStoppedError):
+        asyncio.run(engine.call(lambda: None))
 
 
 def test_a_failing_step_is_told_to_every_caller(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:

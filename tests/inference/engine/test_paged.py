@@ -40,8 +40,9 @@ def read(model: Any, texts: list[list[int]], chunk: int) -> list[torch.Tensor]:
         going = [number for number, text in enumerate(texts) if len(text) > first]
         rows = [Row(texts[number][first : first + chunk], first, tabled[number]) for number in going]
         with torch.inference_mode():
-            for number, state in zip(going, memory.forward(model, rows), strict=True):
-                found[number].append(model.head(state))
+            states = memory.forward(model, rows).split([len(row.tokens) for row in rows])
+            for number, own in zip(going, states, strict=True):
+                found[number].append(model.head(own[-1]))
     return [torch.stack(each) for each in found]
 
 

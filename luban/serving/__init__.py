@@ -1,0 +1,1 @@
+"""A model over HTTP: the OpenAI-compatible server, and pages for people."""
