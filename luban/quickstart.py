@@ -91,7 +91,9 @@ def show(results: dict[str, Any]) -> None:
     console.print(f"\nall of it took {results['seconds'] / 60:.1f} minutes. Where to go next:")
     console.print(f"  luban chat --model {results['model']}        talk to it")
     if "aligned" in results:
-        console.print(f"  luban chat --model {results['aligned']}      and to the one that asks back")
+        console.print(
+            f"  luban chat --model {results['aligned']}   and to the one that asks back", soft_wrap=True
+        )
     console.print("  luban STAGE --help                 every setting of every stage")
     console.print("  docs/tour.md                       one sentence, from text to served token")
 

@@ -32,7 +32,7 @@ class Config(RewardedConfig):
     epsilon_high: Annotated[float, Ge(0)] = 0.0
     """How far it may rise; 0.28 lets unlikely tokens grow (clip-higher). 0 takes `epsilon`."""
     beta: Annotated[float, Ge(0)] = 0.0
-    """Price of a nat between policy and reference, in the loss."""
+    """Price of a nat between policy and reference, in the loss; at 0 the KL is told of one answer to each prompt."""
     loss_type: Literal["token", "sequence"] = "token"
     """Average over all tokens alike, or within each answer first, so that long answers weigh as much as short ones."""
 

@@ -16,7 +16,7 @@ from luban.alignment.rounds import Rounds
 from luban.alignment.saved import Kept, Learning
 from luban.alignment.shaping import told_truncated
 from luban.alignment.shares import read_by_all
-from luban.alignment.summary import summary
+from luban.alignment.summary import drift, summary
 from luban.training.parallel.whole import everywhere
 
 if TYPE_CHECKING:
@@ -45,8 +45,11 @@ class Iteration:
         group = config.num_generations
         answers, scores = self.rounds.answered(step, prompts=config.rollout.prompts, times=group)
         with phases.during("reading"):
-            experience, entropies = self._remembered(answers)
-        figures = summary(answers, scores, experience, entropies)
+            priced = config.beta > 0
+            experience, entropies = self._remembered(answers, compared=priced)
+            # A reference without a price only tells how far the policy is: one answer to each prompt will do.
+            both = experience if priced else self._remembered(answers[::group], compared=True)[0]
+        figures = summary(answers, scores, experience, entropies) | drift(both)
         figures |= difference(experience, answers, bound=config.rollout.max_difference)
         advantages = group_advantages(self._told(answers, scores), group=group, scale=config.scale_rewards)
         groups = advantages.view(-1, group)
@@ -69,15 +72,15 @@ class Iteration:
         """All that a checkpoint holds beside the models that learn: nothing."""
         return {}
 
-    def _remembered(self, answers: Sequence[Answer]) -> tuple[Experience, Any]:
+    def _remembered(self, answers: Sequence[Answer], *, compared: bool) -> tuple[Experience, Any]:
+        """What the policy says of the answers now, and with `compared` the reference."""
         told: dict[str, Any] = {
             "temperature": self.config.rollout.temperature,
             "rows": self.config.loop.per_device_train_batch_size,
         }
         policy = everywhere(self.rounds.policy, self.rounds.device)
-        return read_by_all(
-            answers, partial(remembered, policy, self.reference, None, **told), self.rounds.world
-        )
+        reference = self.reference if compared else None
+        return read_by_all(answers, partial(remembered, policy, reference, None, **told), self.rounds.world)
 
     def _told(self, answers: Sequence[Answer], scores: Sequence[float]) -> list[float]:
         rollout = self.config.rollout

@@ -23,7 +23,7 @@ from luban.alignment.rounds import Rounds
 from luban.alignment.saved import Kept, Learning, Weights
 from luban.alignment.shaping import RunningMoments, scaled, token_rewards, told_truncated
 from luban.alignment.shares import read_by_all
-from luban.alignment.summary import summary
+from luban.alignment.summary import drift, summary
 from luban.alignment.texts import open_texts
 from luban.training.parallel.whole import everywhere
 
@@ -71,7 +71,7 @@ class Iteration:
         answers, scores = self.rounds.answered(step, prompts=config.rollout.prompts)
         with phases.during("reading"):
             experience, entropies = self._remembered(answers)
-        figures = summary(answers, scores, experience, entropies)
+        figures = summary(answers, scores, experience, entropies) | drift(experience)
         figures |= difference(experience, answers, bound=config.rollout.max_difference)
         rewards = token_rewards(experience, self._scaled(answers, scores), kl_coef=self.price.coefficient)
         if config.rollout.truncated == "mask":

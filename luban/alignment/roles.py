@@ -74,7 +74,7 @@ def critic_on(policy: Any) -> Classifier:
 @torch.no_grad()
 def remembered(
     policy: Any,
-    reference: Reference,
+    reference: Reference | None,
     critic: Any | None,
     answers: Sequence[Answer],
     *,
@@ -99,12 +99,15 @@ def remembered(
         return in_parts(ask, experience, rows=rows)
 
     logps, entropies, *values = read(own)
-    with reference() as before:
-        reference_logps, _ = read(lambda some: likelihood(before, some, temperature=temperature))
+    told = {"logps": logps}
+    if reference is not None:
+        with reference() as before:
+            told["reference_logps"], _ = read(lambda some: likelihood(before, some, temperature=temperature))
     if critic is not None and not shared:
         critic.eval()
         values = read(lambda some: (expected(critic, some),))
-    told = {"logps": logps, "reference_logps": reference_logps, **({"values": values[0]} if values else {})}
+    if values:
+        told["values"] = values[0]
     return dataclasses.replace(experience, **told), entropies
 
 

@@ -33,7 +33,7 @@ from luban.peft.opening import is_adapter
 from luban.tokenizers.files import FileTokenizer
 from luban.tokenizers.files import load as load_tokenizer
 from luban.training.architecture import check_fit
-from luban.training.learner import Learner, Whole
+from luban.training.learner import Learner, all_of
 from luban.training.loop import stoppable
 from luban.training.metrics import Bar, Log, Silent
 from luban.training.parallel.spread import Spread, check, spread
@@ -199,7 +199,7 @@ def prepared(title: str, config: RewardedConfig, device: torch.device, world: Wo
     order = PromptOrder(prompts(config.data), seed=config.seed)
     held_out = prompts(config.validation) if config.validation else []
     policy = hf.load(config.model).to(device)
-    learner = adapted(policy, config.peft, base=config.model, parallel=config.parallel) or Whole()
+    learner = adapted(policy, config.peft, base=config.model, parallel=config.parallel) or all_of(policy)
     return Rounds(
         title=title,
         config=config,

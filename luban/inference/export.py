@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from luban.errors import ConfigError, DataError, ModelError
+from luban.errors import ConfigError, ModelError
 from luban.folder import stage_folder
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def run(config: Config) -> dict[str, Any]:
     import torch
 
     from luban.models import hf
+    from luban.models.first_tokens import first_tokens
     from luban.nn.quantize import is_quantised
     from luban.tokenizers.files import load
 
@@ -87,7 +88,9 @@ def run(config: Config) -> dict[str, Any]:
             hint = "export the model that it was made of"
             raise ModelError("the model is in fewer bits already", where=config.model, hint=hint)
         tokenizer = load(config.model)
-        tokens = _tokens(config, tokenizer, model.config)
+        shape = model.config
+        count = min(config.tokens, shape.context)
+        tokens = first_tokens(config.text, tokenizer.encode, count=count, vocab=shape.vocab, least=2)
         before = sum(weight.nbytes for weight in model.parameters())
         with torch.no_grad():
             made, written = _write(config, model, tokenizer, folder)
@@ -214,21 +217,3 @@ def _refuse_adapter(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         hint = f"luban merge --model BASE --adapters {folder} --out merged"
         raise ModelError("this is an adapter, and a model is exported whole", where=folder, hint=hint)
-
-
-def _tokens(config: Config, tokenizer: FileTokenizer, shape: Any) -> Tensor:
-    """The first tokens of the text, or random ones, as one row that fits the model."""
-    import torch
-
-    count = min(config.tokens, shape.context)
-    if config.text is None:
-        return torch.randint(shape.vocab, (1, count), generator=torch.Generator().manual_seed(0))
-    try:
-        ids = tokenizer.encode(config.text.read_text(encoding="utf-8"))[:count]
-    except FileNotFoundError:
-        raise DataError("no such file", where=config.text) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: {error.reason} at byte {error.start}", where=config.text) from None
-    if len(ids) < 2:
-        raise DataError("the text has less than two tokens", where=config.text)
-    return torch.tensor([ids])

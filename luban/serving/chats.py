@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -25,26 +24,19 @@ from luban.serving.answers import (
     usage_of,
 )
 from luban.serving.asking import check_logprobs, check_writing, constraint_of, engine_requests
-from luban.serving.faults import ServingError, json_response
-from luban.serving.log import Record, record_of
+from luban.serving.faults import ServingError
+from luban.serving.log import Record
 from luban.serving.messages import conversation, tool_schemas
 from luban.serving.protocol import ChatRequest
-from luban.serving.reading import read
-from luban.serving.served import Served, served_by
-from luban.serving.sse import EventStream, until_gone
+from luban.serving.served import Served
 from luban.serving.turns import Turn, join, plan_turns
+from luban.serving.working import worked
 from luban.serving.writing import write
 
 
 async def chats(request: Request) -> Any:
     """The answer to a conversation."""
-    served = served_by(request)
-    asked = await read(request, ChatRequest, served.limits)
-    # In a thread of its own, since a long prompt takes a while to encode and others' streams go on.
-    work = await asyncio.to_thread(Work, served, asked, record_of(request))
-    if asked.stream:
-        return EventStream(work.chunks(), timeout_s=served.limits.timeout_s)
-    return json_response(await until_gone(request.receive, work.whole(), timeout_s=served.limits.timeout_s))
+    return await worked(request, ChatRequest, Work)
 
 
 @dataclass(eq=False)

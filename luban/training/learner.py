@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import torch
 
 from luban.data.batch import Batch
+from luban.errors import ModelError
 from luban.models import hf
+from luban.nn.quantize import is_quantised
 from luban.tokenizers.files import FileTokenizer
 from luban.training.checkpoint import write_model_folder
 from luban.training.parallel.whole import put_weights
@@ -107,3 +109,11 @@ class Whole:
 
     def restore(self, state: dict[str, Any]) -> None:
         """See `Learner.restore`."""
+
+
+def all_of(model: Any) -> Whole:
+    """The learner that trains all of `model`. Raises ModelError for one in fewer bits."""
+    if is_quantised(model):
+        hint = "train an adapter (peft.method=lora), or the model it was made of"
+        raise ModelError("the model's weights are in fewer bits, and only floats can be trained", hint=hint)
+    return Whole()

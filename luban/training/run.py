@@ -10,12 +10,10 @@ import torch
 
 from luban.data.loader import Loader
 from luban.device import seed_copy
-from luban.errors import ModelError
-from luban.nn.quantize import is_quantised
 from luban.tokenizers.files import FileTokenizer
 from luban.training.compiling import compiled
 from luban.training.config import LoopConfig, OptimizerConfig, ParallelConfig
-from luban.training.learner import Learner, Whole
+from luban.training.learner import Learner, all_of
 from luban.training.loop import Fit, Sample, Validate, finish_model
 from luban.training.parallel.plans import plan_for
 from luban.training.parallel.spread import check, spread
@@ -70,11 +68,7 @@ def train(
 
     Raises ModelError for a model in fewer bits that is to be trained whole.
     """
-    if learner is None and is_quantised(model):
-        what = "the model's weights are in fewer bits, and only floats can be trained"
-        raise ModelError(
-            what, where=title, hint="train an adapter (peft.method=lora), or the model it was made of"
-        )
+    learner = learner or all_of(model)
     seed_copy(config.seed, world.place("dp"))
     laid_out = spread(model, world, config.parallel)
     steps = config.loop.steps(lambda: loader(1).remaining())
@@ -91,7 +85,7 @@ def train(
         optimizer=config.optimizer,
         steps=steps,
         validate=validation(laid_out.model, laid_out.asked(asked)),
-        learner=learner or Whole(),
+        learner=learner,
         sample=sample,
         sample_steps=sample_steps(steps),
         world=world,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from luban.errors import ConfigError, DataError, ModelError
+from luban.errors import ConfigError, ModelError
 from luban.folder import stage_folder
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def run(config: Config) -> dict[str, Any]:
     """Make the folder; returns what was merged, and for adapters how far the logits moved."""
     from luban.device import dtype_named
     from luban.models import hf
+    from luban.models.first_tokens import first_tokens
     from luban.tokenizers.files import load
     from luban.training.checkpoint import write_model_folder
 
@@ -99,7 +100,9 @@ def run(config: Config) -> dict[str, Any]:
         kind = dtype_named(hf.load_config(first).dtype if config.dtype == "auto" else config.dtype)
         tokenizer = load(first)
         if config.adapters:
-            tokens = _tokens(config, tokenizer)
+            shape = hf.load_config(first)
+            count = min(config.tokens, shape.context)
+            tokens = first_tokens(config.text, tokenizer.encode, count=count, vocab=shape.vocab)
             model, told = with_adapters(first, config.adapters, config.shares, tokens, kind)
         else:
             model, told = _of_models(config), {}
@@ -175,28 +178,6 @@ def _moved(attached: Tensor, merged: Tensor) -> dict[str, float]:
         "logits_spread": attached.std().item(),
         "same_choice": (merged.argmax(-1) == attached.argmax(-1)).float().mean().item(),
     }
-
-
-def _tokens(config: Config, tokenizer: FileTokenizer) -> Tensor:
-    """The first tokens of the text, or random ones, as one row that fits the model."""
-    import torch
-
-    from luban.models import hf
-
-    assert config.model is not None
-    shape = hf.load_config(config.model)
-    count = min(config.tokens, shape.context)
-    if config.text is None:
-        return torch.randint(shape.vocab, (1, count), generator=torch.Generator().manual_seed(0))
-    try:
-        ids = tokenizer.encode(config.text.read_text(encoding="utf-8"))[:count]
-    except FileNotFoundError:
-        raise DataError("no such file", where=config.text) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: {error.reason} at byte {error.start}", where=config.text) from None
-    if not ids:
-        raise DataError("the text is empty", where=config.text)
-    return torch.tensor([ids])
 
 
 def _of_models(config: Config) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from luban.alignment import grpo
+from luban.alignment import grpo, roles
 from luban.alignment.config import PolicyOptimizer, RolloutConfig, RoundsConfig
 from luban.models import hf
 from luban.peft.opening import is_adapter
@@ -50,6 +50,26 @@ def test_every_prompt_gets_its_group_and_the_policy_moves(tmp_path: Path) -> Non
     last = [line for line in read_log(config.out) if "rollout/reward" in line][-1]
     assert {"rollout/silent_groups", "policy/clipped", "policy/moved", "rollout/kl"} <= set(last)
     assert not any(name.startswith("value/") for name in last)
+
+
+@pytest.mark.parametrize(("beta", "rows"), [(0.0, 3), (0.1, 12)])
+def test_a_reference_without_a_price_reads_one_answer_a_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beta: float, rows: int
+) -> None:
+    read: list[int] = []
+    true = roles.likelihood
+
+    def counted(model: Any, batch: Any, **told: Any) -> Any:
+        read.append(len(batch))
+        return true(model, batch, **told)
+
+    monkeypatch.setattr(roles, "likelihood", counted)
+    config = config_for(tmp_path, beta=beta, loop=RoundsConfig(max_steps=2, save_steps=0))
+    grpo.run(config)
+    assert sum(read) == 2 * rows
+    first, last = [line for line in read_log(config.out) if "rollout/kl" in line]
+    assert first["rollout/kl"] == pytest.approx(0, abs=1e-5)
+    assert last["rollout/kl"] != 0
 
 
 def test_groups_that_agree_teach_nothing(tmp_path: Path) -> None:
