@@ -49,4 +49,4 @@ clean:
 # Pages are tested in a real browser: the one that is here, or Debian's where this user may install packages.
 HAS_BROWSER = command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 GET_BROWSER = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing Chromium for the tests" \
-  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; }
+  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; }
