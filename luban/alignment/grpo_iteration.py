@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luban.alignment.experience import Experience, only_finished
 from luban.alignment.grpo_step import GroupObjective, group_advantages
 from luban.alignment.pupil import Pupil, learn
-from luban.alignment.roles import difference, reference_of, remembered
+from luban.alignment.roles import Reference, compared, difference, reference_of, remembered
 from luban.alignment.rollout import Answer
 from luban.alignment.rounds import Rounds
 from luban.alignment.saved import Kept, Learning
@@ -28,6 +28,11 @@ class Iteration:
 
     def __init__(self, rounds: Rounds, config: Config) -> None:
         self.rounds, self.config = rounds, config
+        self.how: dict[str, Any] = {
+            "temperature": config.rollout.temperature,
+            "rows": config.loop.per_device_train_batch_size,
+        }
+        """How roles read the answers."""
         self.reference = reference_of(rounds.policy, base=config.model, device=rounds.device)
         objective = GroupObjective(
             low=config.epsilon,
@@ -46,9 +51,9 @@ class Iteration:
         answers, scores = self.rounds.answered(step, prompts=config.rollout.prompts, times=group)
         with phases.during("reading"):
             priced = config.beta > 0
-            experience, entropies = self._remembered(answers, compared=priced)
+            experience, entropies = self._remembered(answers, self.reference if priced else None)
             # A reference without a price only tells how far the policy is: one answer to each prompt will do.
-            both = experience if priced else self._remembered(answers[::group], compared=True)[0]
+            both = experience if priced else self._compared(experience.select(range(0, len(answers), group)))
         figures = summary(answers, scores, experience, entropies) | drift(both)
         figures |= difference(experience, answers, bound=config.rollout.max_difference)
         advantages = group_advantages(self._told(answers, scores), group=group, scale=config.scale_rewards)
@@ -72,15 +77,14 @@ class Iteration:
         """All that a checkpoint holds beside the models that learn: nothing."""
         return {}
 
-    def _remembered(self, answers: Sequence[Answer], *, compared: bool) -> tuple[Experience, Any]:
-        """What the policy says of the answers now, and with `compared` the reference."""
-        told: dict[str, Any] = {
-            "temperature": self.config.rollout.temperature,
-            "rows": self.config.loop.per_device_train_batch_size,
-        }
+    def _remembered(self, answers: Sequence[Answer], reference: Reference | None) -> tuple[Experience, Any]:
         policy = everywhere(self.rounds.policy, self.rounds.device)
-        reference = self.reference if compared else None
-        return read_by_all(answers, partial(remembered, policy, reference, None, **told), self.rounds.world)
+        return read_by_all(
+            answers, partial(remembered, policy, reference, None, **self.how), self.rounds.world
+        )
+
+    def _compared(self, experience: Experience) -> Experience:
+        return compared(experience, self.reference, **self.how)
 
     def _told(self, answers: Sequence[Answer], scores: Sequence[float]) -> list[float]:
         rollout = self.config.rollout

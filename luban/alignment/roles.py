@@ -99,16 +99,23 @@ def remembered(
         return in_parts(ask, experience, rows=rows)
 
     logps, entropies, *values = read(own)
-    told = {"logps": logps}
-    if reference is not None:
-        with reference() as before:
-            told["reference_logps"], _ = read(lambda some: likelihood(before, some, temperature=temperature))
     if critic is not None and not shared:
         critic.eval()
         values = read(lambda some: (expected(critic, some),))
-    if values:
-        told["values"] = values[0]
-    return dataclasses.replace(experience, **told), entropies
+    experience = dataclasses.replace(experience, logps=logps, **({"values": values[0]} if values else {}))
+    if reference is not None:
+        experience = compared(experience, reference, temperature=temperature, rows=rows)
+    return experience, entropies
+
+
+@torch.no_grad()
+def compared(experience: Experience, reference: Reference, *, temperature: float, rows: int) -> Experience:
+    """The same with what the reference says of the actions."""
+    with reference() as before:
+        logps, _ = in_parts(
+            lambda some: likelihood(before, some, temperature=temperature), experience, rows=rows
+        )
+    return dataclasses.replace(experience, reference_logps=logps)
 
 
 def in_parts(

@@ -200,10 +200,9 @@ def _summary(stages: Sequence[Done], unread: Sequence[bytes]) -> dict[str, Any]:
 
 def _sides(last: Done) -> dict[str, Any]:
     """Documents and characters of train and holdout."""
-    return {
-        side: {"documents": 0, "chars": 0, **last.counts["sides"].get(side, {})}
-        for side in ("train", "holdout")
-    }
+    from luban.data.factory.tally import SIDES
+
+    return {side: {"documents": 0, "chars": 0, **last.counts["sides"].get(side, {})} for side in SIDES}
 
 
 def _files(config: Config, inputs: dict[str, str]) -> dict[str, int]:
